@@ -1,0 +1,158 @@
+"""`openrs logs`: what supervisor, ranks and scheduler wrote."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from openrs.cli.options import RUNS, Json, RunName, Runs
+
+if TYPE_CHECKING:
+    from openrs.runs.record import Record
+
+_ATTEMPT = re.compile(r"^(?:task-(?P<task>\d+)-)?attempt-(?P<attempt>\d+)$")
+
+
+@dataclass
+class Logs:
+    """Log files of an attempt (of an array: of each task's), by their name below the stage's directory."""
+
+    stage: str
+    attempt: int | None
+    files: dict[str, Path] = field(default_factory=dict)
+
+
+def command(
+    run: RunName,
+    stage: Annotated[str | None, typer.Argument(metavar="[STAGE]", help="Stage, e.g. train; by default the newest.", show_default=False)] = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the stage has ended.", show_default=False)] = False,
+    attempt: Annotated[int | None, typer.Option("--attempt", metavar="N", min=1, help="Attempt; by default the newest.", show_default=False)] = None,
+    runs: Runs = RUNS,
+    json: Json = False,
+) -> None:
+    """What a run's newest attempt wrote, or another one's."""
+    from openrs.cli.output import print_json
+    from openrs.errors import BadInput, OpenRSError
+    from openrs.runs.record import load
+    from openrs.spec.explain import nearest
+
+    if json and follow:
+        raise BadInput("--json and --follow exclude each other")
+    record = load(runs, run)
+    stages = list(record.newest())
+    if stage is not None and stage not in stages:
+        raise BadInput(f"run {run} has no stage {stage!r}{nearest(stage, stages)}; it has {', '.join(stages)}")
+    if follow:
+        _follow(record, stage, attempt)
+        return
+    logs = find(record, stage, attempt)
+    if not logs.files:
+        raise OpenRSError(f"run {run}: stage {logs.stage} has written no log yet; `openrs status {run}` shows its state")
+    if json:
+        files = [{"name": name, "text": _text(path)} for name, path in logs.files.items()]
+        print_json({"run": run, "stage": logs.stage, "attempt": logs.attempt, "files": files})
+        return
+    for name, path in logs.files.items():
+        print(f"==> {name} <==")
+        content = _text(path)
+        sys.stdout.write(content if content.endswith("\n") or not content else f"{content}\n")
+
+
+def _text(path: Path) -> str:
+    from openrs.cli.output import printable
+
+    # A progress bar rewrites its line by \r: what a person saw last is what counts.
+    lines = path.read_bytes().decode(errors="replace").replace("\r\n", "\n").split("\n")
+    return printable("\n".join(line.rpartition("\r")[2] for line in lines))
+
+
+def find(record: Record, stage: str | None, attempt: int | None) -> Logs:
+    """The files of that attempt, by default of the newest. Raises BadInput for an attempt that does not exist."""
+    from openrs.errors import BadInput
+
+    top = Path(record.dir) / "logs"
+    stage = stage or _newest_stage(top, list(record.newest()))
+    directory = top / stage
+    tasks: dict[int, dict[int, Path]] = {}
+    loose: list[Path] = []
+    for path in sorted(directory.iterdir()) if directory.is_dir() else []:
+        match = _ATTEMPT.match(path.name)
+        if match and path.is_dir():
+            tasks.setdefault(int(match["task"] or -1), {})[int(match["attempt"])] = path
+        elif path.is_file():
+            loose.append(path)
+    known = sorted({number for attempts in tasks.values() for number in attempts})
+    if attempt is not None and attempt not in known:
+        there = f"there are {', '.join(map(str, known))}" if known else "there is none yet"
+        raise BadInput(f"run {record.run}, stage {stage}: no attempt {attempt}; {there}")
+    chosen = [attempts[attempt or max(attempts)] for _, attempts in sorted(tasks.items()) if attempt is None or attempt in attempts]
+    # The scheduler's own output is of all attempts, so it belongs to none that is asked for by its number.
+    files = [*(loose if attempt is None else []), *(file for path in chosen for file in sorted(path.iterdir()) if file.is_file())]
+    return Logs(stage, attempt or (known[-1] if known else None), {str(file.relative_to(directory)): file for file in files})
+
+
+def _newest_stage(top: Path, stages: list[str]) -> str:
+    """The stage that wrote last; before any has, the first one."""
+
+    def newest(stage: str) -> float:
+        return max((path.stat().st_mtime for path in (top / stage).rglob("*") if path.is_file()), default=0.0)
+
+    return max(stages, key=newest)
+
+
+def _follow(record: Record, stage: str | None, attempt: int | None) -> None:
+    """Prints what comes, until the stage has ended and everything it wrote has been printed."""
+    from openrs.cli.watch import Patience, period
+    from openrs.status import status
+
+    patience = Patience(lambda: status([record]))
+    tail = Tail()
+    asked = -1e9
+    ended = False
+    while True:
+        if time.monotonic() - asked >= period(record):
+            (state,) = patience.look()
+            asked = time.monotonic()
+            logs = find(record, stage, attempt)
+            # A stage that waits for this one writes nothing before this one has ended.
+            ended = state.state.ended or (stage is not None and next(s for s in state.stages if s.name == stage).state.ended)
+        else:
+            logs = find(record, stage, attempt)
+        tail.print(logs)
+        if ended:
+            return
+        time.sleep(0.5)
+
+
+class Tail:
+    """Prints files as they grow, with a header where the file changes."""
+
+    def __init__(self) -> None:
+        self._offsets: dict[Path, int] = {}
+        self._shown: Path | None = None
+
+    def print(self, logs: Logs) -> None:
+        """Prints what is new."""
+        from openrs.cli.output import printable
+
+        for name, path in logs.files.items():
+            offset = self._offsets.get(path, 0)
+            try:
+                with open(path, "rb") as file:
+                    file.seek(offset)
+                    new = file.read()
+            except FileNotFoundError:
+                continue
+            if not new:
+                continue
+            self._offsets[path] = offset + len(new)
+            if path != self._shown:
+                print(f"==> {logs.stage}/{name} <==")
+                self._shown = path
+            print(printable(new.decode(errors="replace").replace("\r\n", "\n").replace("\r", "\n")), end="", flush=True)

@@ -1,0 +1,77 @@
+"""Arguments and options that several commands share, and their completion in the shell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+
+def _quiet(names: Callable[[click.Context], list[str]]) -> Callable[[click.Context, str], list[str]]:
+    def complete(ctx: click.Context, incomplete: str) -> list[str]:
+        try:
+            return [name for name in names(ctx) if name.startswith(incomplete)]
+        except Exception:  # a shell that completes a word must never show a traceback
+            return []
+
+    return complete
+
+
+def _experiments(_: click.Context) -> list[str]:
+    from openrs.spec.load import shipped_experiments
+
+    return shipped_experiments() + sorted(str(path) for pattern in ("*.yaml", "*.yml") for path in Path().glob(pattern))
+
+
+def _clusters(_: click.Context) -> list[str]:
+    from openrs.spec.load import cluster_names
+
+    return cluster_names()
+
+
+def _runs(ctx: click.Context) -> list[str]:
+    from openrs.runs.record import run_names
+
+    return run_names(Path(ctx.params.get("runs") or "runs"))
+
+
+_complete_experiment = _quiet(_experiments)
+_complete_cluster = _quiet(_clusters)
+_complete_run = _quiet(_runs)
+
+ExperimentName = Annotated[
+    str,
+    typer.Argument(
+        metavar="EXP", help="Name of a shipped experiment (`openrs list`) or a YAML file.", show_default=False, autocompletion=_complete_experiment
+    ),
+]
+ClusterName = Annotated[
+    str,
+    typer.Option(
+        "--cluster", metavar="C", help="Profile: slurm, local, or one of openrs.toml.", show_default=False, autocompletion=_complete_cluster
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a field, e.g. training.steps=20. Repeatable.", show_default=False),
+]
+Runs = Annotated[
+    Path,
+    typer.Option("--runs", metavar="DIR", envvar="OPENRS_RUNS", help="Where runs live.", file_okay=True, is_eager=True),
+]
+Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.", show_default=False)]
+NewRun = Annotated[
+    str | None,
+    typer.Option("--run", metavar="ID", help="Id of the run, by default made from name and time.", show_default=False),
+]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="Id of a run.", show_default=False, autocompletion=_complete_run)]
+RunNames = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[RUN]...", help="Ids of runs; all without one.", show_default=False, autocompletion=_complete_run),
+]
+
+RUNS = Path("runs")
+"""Default of `--runs`."""

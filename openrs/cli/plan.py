@@ -1,0 +1,77 @@
+"""`openrs plan`: resources, stages, steps, time and money."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from openrs.cli.options import ClusterName, ExperimentName, Json, Overrides
+
+if TYPE_CHECKING:
+    from openrs.plan import Plan
+    from openrs.spec.cluster import Cluster
+    from openrs.spec.experiment import Resources
+
+
+def command(exp: ExperimentName, cluster: ClusterName, overrides: Overrides = None, json: Json = False) -> None:
+    """Stages, resources, steps, and the most they can cost."""
+    from openrs.cli.output import print_json, table
+    from openrs.plan import make_plan
+    from openrs.spec.load import load_cluster, load_experiment
+
+    profile = load_cluster(cluster)
+    plan = make_plan(load_experiment(exp, overrides), profile)
+    bound = cost(plan, profile)
+    if json:
+        print_json({**plan.model_dump(mode="json"), "cost": bound})
+        return
+    print(f"{plan.experiment} on {plan.cluster} ({plan.engine}), {plan.hash}")
+    print(f"{plan.steps} steps of {plan.completions_per_step} completions, {plan.accumulation} micro-batches a rank and step")
+    print()
+    rows = [
+        (
+            stage.name,
+            1 if stage.tasks is None else len(stage.tasks),
+            "-" if stage.tasks is None else sum(map(len, stage.tasks)),
+            gpus(stage.resources),
+            stage.resources.cpus,
+            stage.resources.memory_gb,
+            wall(stage.resources.minutes),
+            ", ".join(stage.after) or "-",
+            f"{stage.gpu_hours:g}",
+        )
+        for stage in plan.stages
+    ]
+    print(table(("STAGE", "TASKS", "CELLS", "GPUS", "CPUS", "GIB", "WALL", "AFTER", "GPU-HOURS"), rows, right=(1, 2, 4, 5, 6, 8)))
+    print()
+    print(f"at most {bound['gpu_hours']:g} GPU-hours{_dollars(bound, profile)}: {bound['basis']}")
+
+
+def _dollars(bound: dict[str, Any], cluster: Cluster) -> str:
+    if bound["dollars"] is None:
+        return "" if bound["gpu_hours"] == 0 else f" (cluster {cluster.name} has no price_per_gpu_hour)"
+    return f", ${bound['dollars']:,.2f} at ${cluster.price_per_gpu_hour:g} a GPU-hour"
+
+
+def cost(plan: Plan, cluster: Cluster) -> dict[str, Any]:
+    """Upper bound of what one attempt of every job may take; not an estimate of what it will take."""
+    hours = sum(stage.gpu_hours for stage in plan.stages)
+    price = cluster.price_per_gpu_hour
+    return {
+        "gpu_hours": hours,
+        "price_per_gpu_hour": price,
+        "dollars": None if price is None else round(hours * price, 2),
+        "upper_bound": True,
+        "basis": "an upper bound, if every job uses all of its requested time once; further attempts come on top",
+    }
+
+
+def gpus(resources: Resources) -> str:
+    """`4×a40`, or `-` without GPUs."""
+    if not resources.gpus:
+        return "-"
+    return f"{resources.gpus}×{resources.gpu_type or 'GPU'}"
+
+
+def wall(minutes: int) -> str:
+    """`24:00`, hours and minutes."""
+    return f"{minutes // 60}:{minutes % 60:02d}"

@@ -1,0 +1,53 @@
+"""`openrs submit`: sends a run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from openrs.cli.options import RUNS, ClusterName, ExperimentName, Json, NewRun, Overrides, Runs
+
+if TYPE_CHECKING:
+    from openrs.runs.record import Record
+
+
+def command(
+    exp: ExperimentName,
+    cluster: ClusterName,
+    run: NewRun = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Show progress until the run has ended, then its results.", show_default=False)] = False,
+    overrides: Overrides = None,
+    runs: Runs = RUNS,
+    json: Json = False,
+) -> None:
+    """Send a run and print its id.
+
+    Never blocks unless --watch; Ctrl-C then stops the watching, not the run.
+    """
+    from openrs import launch
+    from openrs.cli.output import print_json, say
+    from openrs.spec.load import load_cluster, load_experiment
+
+    record = launch.submit(load_experiment(exp, overrides), load_cluster(cluster), runs, run)
+    if json:
+        print_json(sent(record))
+    else:
+        print(record.run, flush=True)
+    if watch:
+        from openrs.cli.watch import watch_run
+
+        # With --json, standard output holds the JSON and nothing else.
+        raise typer.Exit(watch_run(record, runs, show=say if json else print))
+    say(f"openrs: `openrs status {record.run}` and `openrs logs {record.run} -f` show how it goes")
+
+
+def sent(record: Record) -> dict[str, Any]:
+    """The JSON of `submit` and `resume`: what the newest submission sent."""
+    return {
+        "run": record.run,
+        "dir": record.dir,
+        "cluster": record.cluster.name,
+        "hash": record.hash,
+        "stages": [{"name": stage.name, "handle": stage.handle} for stage in record.submissions[-1].stages],
+    }

@@ -1,0 +1,155 @@
+"""Engines: one file each. `render` is pure and offline; what `submit` sends is exactly what `render` gave."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from openrs.errors import BadInput
+from openrs.plan import Plan, Stage
+from openrs.spec.canonical import pretty
+from openrs.spec.cluster import Cluster
+from openrs.spec.experiment import Experiment
+from openrs.stage import CellsFile, StageFile
+
+
+class JobState(StrEnum):
+    """State of a job, a stage or a run, the same words for all engines."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    INTERRUPTED = "INTERRUPTED"
+    """Ended before it was done; `openrs resume` goes on from there."""
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    UNKNOWN = "UNKNOWN"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more happens without a person."""
+        return self in (JobState.INTERRUPTED, JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a sending of a run stands."""
+
+    run: str
+    directory: Path
+    """The run directory, as the cluster sees it."""
+    submission: int = 1
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """Everything that `submit` sends, as text."""
+
+    place: Place
+    plan: Plan
+    files: dict[str, str]
+    """Path below the submission's directory → content, in the order of the plan."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One thing that was sent."""
+
+    handle: str
+    """The scheduler's id, in its engine's words."""
+    tasks: int | None
+    """Array tasks; none for a single job."""
+    directory: Path
+    """Where its artefacts stand: `submission/<n>/<stage>` of the run directory."""
+
+
+@dataclass(frozen=True)
+class JobInfo:
+    """What the scheduler says of a handle."""
+
+    state: JobState
+    reason: str = ""
+    """The scheduler's own words, for a person."""
+    tasks: dict[int, JobState] = field(default_factory=dict)
+    """Array index → state; empty for a single job."""
+
+
+class Engine(Protocol):
+    """A scheduler. `cluster` says how this one wants to be asked."""
+
+    cluster: Cluster
+
+    def render(self, experiment: Experiment, plan: Plan, place: Place) -> Artifacts:
+        """The artefacts of `plan`. Pure: same input, same bytes, nothing touched. Raises BadInput."""
+
+    def submit(self, artifacts: Artifacts) -> dict[str, str]:
+        """Sends every stage; stage name → handle. All or none. The files are on disk by then.
+
+        Raises OpenRSError or BadInput with the scheduler's refusal in one line and the option to change.
+        """
+
+    def inspect(self, jobs: list[Job]) -> dict[str, JobInfo]:
+        """Handle → what the scheduler says of it, by one query for all. Raises OpenRSError where nothing answers."""
+
+    def cancel(self, jobs: list[Job], grace: int) -> None:
+        """Asks the jobs to stop, waits up to `grace` seconds for their saves, then removes them.
+
+        The caller has written the cancel marker before, so nobody requeues them.
+        """
+
+
+_ENGINES = {
+    "local": ("openrs.engines.local", "LocalEngine"),
+    "slurm": ("openrs.engines.slurm", "SlurmEngine"),
+    "kubernetes": None,
+}
+
+
+def engine_for(cluster: Cluster) -> Engine:
+    """The engine of a cluster profile. Raises BadInput for one that is registered but not there yet."""
+    entry = _ENGINES[cluster.engine]
+    if entry is None:
+        raise BadInput(
+            f"cluster {cluster.name}: engine = {cluster.engine!r} comes in a later version; use slurm or local until then"
+        )
+    module, name = entry
+    engine: Engine = getattr(importlib.import_module(module), name)(cluster)
+    return engine
+
+
+def stage_file(experiment: Experiment, plan: Plan, stage: Stage, place: Place, cluster: Cluster) -> StageFile:
+    """What the jobs of `stage` are told, the same on every engine."""
+    recovery = experiment.recovery
+    return StageFile(
+        run=place.run,
+        submission=place.submission,
+        stage=stage.name,
+        kind=stage.kind,
+        experiment=plan.experiment,
+        experiment_hash=plan.hash,
+        run_dir=str(place.directory),
+        cells_file=f"submission/{place.submission}/{stage.name}/cells.json" if stage.tasks is not None else None,
+        processes=stage.processes,
+        gpus=stage.resources.gpus,
+        environment=stage.environment,
+        secrets=experiment.secrets,
+        steps=plan.steps,
+        wall_seconds=stage.resources.minutes * 60,
+        grace_seconds=recovery.grace_seconds,
+        max_attempts=recovery.max_attempts,
+        node_fault_retries=recovery.node_fault_retries,
+        lease_seconds=cluster.lease_seconds,
+    )
+
+
+def common_files(experiment: Experiment, plan: Plan, place: Place, cluster: Cluster) -> dict[str, str]:
+    """The artefacts that every engine sends: the spec, and each stage's `stage.json` and `cells.json`."""
+    files = {"spec.json": pretty(experiment)}
+    for stage in plan.stages:
+        files[f"{stage.name}/stage.json"] = pretty(stage_file(experiment, plan, stage, place, cluster))
+        if stage.tasks is not None:
+            files[f"{stage.name}/cells.json"] = pretty(CellsFile(tasks=stage.tasks))
+    return files

@@ -1,0 +1,128 @@
+"""Engine `local`: a detached process for each stage on this machine, in order, without a scheduler."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from openrs.engines import Artifacts, Job, JobInfo, JobState, Place, common_files
+from openrs.errors import BadInput, OpenRSError
+from openrs.plan import Plan
+from openrs.runs.files import write_atomic
+from openrs.runs.lease import start_ticks
+from openrs.spec.cluster import Cluster
+from openrs.spec.experiment import Experiment
+from openrs.worker.exits import DONE, INTERRUPTED
+
+ENDED = "exit.json"
+"""Written by the stage's process when it ends: exit code and reason."""
+
+PROCESS = "process.json"
+"""Pid and start time (clock ticks since boot) of the stage's process: together they name it for good."""
+
+
+class LocalEngine:
+    """Processes of this machine. A handle is `<pid>.<start ticks>`."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+
+    def render(self, experiment: Experiment, plan: Plan, place: Place) -> Artifacts:
+        """Spec, stage files, and for each stage the command that runs it."""
+        files = common_files(experiment, plan, place, self.cluster)
+        code = place.directory / "submission" / str(place.submission) / "code"
+        for index, stage in enumerate(plan.stages):
+            command = {
+                "argv": [self.cluster.python or sys.executable, "-m", "openrs.worker.local", "stage.json"],
+                "environment": {"PYTHONPATH": str(code)},
+                "setup": self.cluster.setup,
+                "follows": [other.name for other in plan.stages[:index]],
+                "needs": stage.after,
+            }
+            files[f"{stage.name}/command.json"] = json.dumps(command, indent=2) + "\n"
+        return Artifacts(place, plan, files)
+
+    def submit(self, artifacts: Artifacts) -> dict[str, str]:
+        """Starts one process a stage; each waits for those before it."""
+        directory = artifacts.place.directory
+        handles: dict[str, str] = {}
+        for stage in artifacts.plan.stages:
+            where = directory / "submission" / str(artifacts.place.submission) / stage.name
+            command = json.loads(artifacts.files[f"{stage.name}/command.json"])
+            argv = command["argv"]
+            if self.cluster.setup:
+                # One line a command, as in a script; `exec` keeps the pid.
+                argv = ["bash", "-c", "\n".join(["set -e", *self.cluster.setup, 'exec "$@"']), "openrs", *argv]
+            with open(directory / "logs" / stage.name / f"local-{artifacts.place.submission}.out", "ab") as log:
+                try:
+                    process = subprocess.Popen(
+                        argv, cwd=where, env={**os.environ, **command["environment"]}, stdin=subprocess.DEVNULL,
+                        stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                    )
+                except OSError as error:
+                    for handle in handles.values():
+                        _signal(handle, signal.SIGTERM)
+                    raise BadInput(f"python: {argv[0]} of cluster {self.cluster.name} cannot be started ({error.strerror})") from None
+            handles[stage.name] = f"{process.pid}.{start_ticks(process.pid)}"
+            write_atomic(where / PROCESS, json.dumps({"pid": process.pid, "start": start_ticks(process.pid)}) + "\n")
+        return handles
+
+    def inspect(self, jobs: list[Job]) -> dict[str, JobInfo]:
+        """What the processes are and what the ended ones have written."""
+        return {job.handle: _inspect(job) for job in jobs}
+
+    def cancel(self, jobs: list[Job], grace: int) -> None:
+        """Asks every process to stop and waits; what has not stopped `grace` seconds later is killed."""
+        for job in jobs:
+            _signal(job.handle, signal.SIGTERM)
+        deadline = time.monotonic() + grace + 5
+        while any(_alive(job.handle) for job in jobs):
+            if time.monotonic() > deadline:
+                for job in jobs:
+                    _signal(job.handle, signal.SIGKILL)
+                raise OpenRSError(f"the run had not stopped after {grace} s and was killed; its newest checkpoint stands")
+            time.sleep(0.1)
+
+
+def _alive(handle: str) -> bool:
+    pid, _, start = handle.partition(".")
+    return str(start_ticks(int(pid))) == start
+
+
+def _signal(handle: str, number: int) -> None:
+    if _alive(handle):
+        try:
+            os.kill(int(handle.partition(".")[0]), number)
+        except ProcessLookupError:
+            return
+
+
+def _inspect(job: Job) -> JobInfo:
+    ended = job.directory / ENDED
+    # Asked in this order, since a process writes the file and then ends.
+    alive = _alive(job.handle)
+    content = _read(ended)
+    if content is None:
+        if alive:
+            waiting = not (job.directory / "started").exists()
+            return JobInfo(JobState.PENDING if waiting else JobState.RUNNING, "waits for the stage before it" if waiting else "")
+        return JobInfo(JobState.INTERRUPTED, "its process was killed, or the machine restarted")
+    code, reason = content.get("code"), str(content.get("reason", ""))
+    if code == DONE:
+        return JobInfo(JobState.SUCCEEDED)
+    if code is None:
+        return JobInfo(JobState.CANCELLED, reason)
+    return JobInfo(JobState.INTERRUPTED if code == INTERRUPTED else JobState.FAILED, reason)
+
+
+def _read(path: Path) -> dict[str, object] | None:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None

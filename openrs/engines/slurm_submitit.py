@@ -1,0 +1,88 @@
+"""The seam to submitit: it sends our script text unchanged and starts HostStage in the job.
+
+submitit 1.5.4 builds its own script, sends arrays through a plain SlurmExecutor, and makes an array of one cell a single
+job; all three would break "what is submitted is what was rendered".
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from submitit import SlurmExecutor
+from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError, JobPaths
+
+from openrs.errors import BadInput, OpenRSError
+from openrs.plan import Stage
+from openrs.worker.slurm import HostStage
+
+NO_TIMEOUT_CAP = 10**6
+"""submitit counts some preemptions as timeouts; the ledger caps attempts instead."""
+
+_WAYS_OUT = (
+    # sbatch's words (Slurm 22.05 and later) → the profile's field
+    (r"invalid partition|partition .*not", "partition: set it in the cluster profile to one that `sinfo` shows"),
+    (r"invalid account", "account: set it in the cluster profile; `sacctmgr show associations user=$USER` lists yours"),
+    (r"invalid qos", "qos: set it in the cluster profile; `sacctmgr show qos` lists them"),
+    (r"node configuration is not available|generic resource|\bgres\b", "resources: no node offers these GPUs, CPUs and memory together; see `sinfo -o '%N %c %m %G'`, then gpu_types or gpu_request in the cluster profile, or the experiment's resources"),
+    (r"memory specification", "resources.memory_gb: more than a node has; or request_memory = false in the cluster profile"),
+    (r"invalid feature|feature", "constraint: set it in the cluster profile to features that `sinfo -o '%N %f'` shows"),
+    (r"time limit", "resources.minutes: more than the partition allows; set max_minutes in the cluster profile, the run goes on in the next attempt"),
+    (r"invalid job array", "array_limit: set it in the cluster profile to the site's MaxArraySize - 1 (`scontrol show config`)"),
+    (r"node count|invalid node name", "exclude: set it in the cluster profile to nodes that `sinfo -N` shows"),
+    (r"unable to contact|connection refused|socket timed out|connect failure", "is slurmctld running? `scontrol ping`"),
+)
+
+
+class ScriptExecutor(SlurmExecutor):
+    """Sends one given script, as it is."""
+
+    def __init__(self, folder: Path, script: str, options: list[str]) -> None:
+        super().__init__(folder, max_num_timeout=NO_TIMEOUT_CAP)
+        self._script = script
+        self._options = options
+
+    def _make_submission_file_text(self, command: str, uid: str) -> str:
+        return self._script
+
+    def _make_submission_command(self, submission_file_path: Path) -> list[str]:
+        # SBATCH_* would override the script's directives, SLURM_* of a surrounding job would leak into this one.
+        foreign = [name for name in os.environ if name.startswith(("SBATCH_", "SLURM_")) and name not in ("SLURM_CONF", "SLURM_CLUSTERS")]
+        unset = [word for name in foreign for word in ("-u", name)]
+        return ["env", *unset, "sbatch", *self._options, str(submission_file_path)]
+
+    def send_array(self, stage_file: str, tasks: int) -> str:
+        """Sends an array and gives every element its (identical) pickle. Returns the array's job id."""
+        pickle = JobPaths.get_first_id_independent_folder(self.folder) / "stage.pkl"
+        pickle.parent.mkdir(parents=True, exist_ok=True)
+        call = DelayedSubmission(HostStage(), stage_file)
+        call.set_timeout(1, self.max_num_timeout)
+        call.dump(pickle)
+        job: Any = self._submit_command(self._submitit_command_str)
+        for index in range(tasks):
+            os.link(pickle, JobPaths(self.folder, job_id=f"{job.job_id}_{index}").submitted_pickle)
+        return str(job.job_id)
+
+
+def send(directory: Path, script: str, options: list[str], stage: Stage) -> str:
+    """Sends the script of a stage; returns the job id. Raises BadInput with the option to change, or OpenRSError."""
+    executor = ScriptExecutor(directory / "submitit", script, options)
+    stage_file = str(directory / "stage.json")
+    try:
+        if stage.tasks is not None:
+            return executor.send_array(stage_file, len(stage.tasks))
+        return str(executor.submit(HostStage(), stage_file).job_id)
+    except (FailedJobError, FailedSubmissionError) as error:
+        raise _refusal(stage.name, str(error)) from None
+
+
+def _refusal(stage: str, text: str) -> OpenRSError:
+    """sbatch's refusal in one line, with the way out."""
+    said = [line.partition("error: ")[2] or line for line in text.splitlines() if "error" in line.lower()]
+    words = (said[-1] if said else text.strip().splitlines()[-1]).strip()
+    for pattern, way_out in _WAYS_OUT:
+        if re.search(pattern, " ".join(said).lower()):
+            return BadInput(f"Slurm refuses stage {stage}: {words}; {way_out}")
+    return OpenRSError(f"Slurm refuses stage {stage}: {words}")

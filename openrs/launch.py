@@ -1,0 +1,203 @@
+"""Sending, resuming and cancelling runs: what the commands do, without their printing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import time
+from pathlib import Path
+
+from openrs import plan as planning
+from openrs.engines import Artifacts, Engine, Place, engine_for
+from openrs.errors import BadInput
+from openrs.runs import provenance, record
+from openrs.runs.directory import RunDirectory
+from openrs.runs.files import write_atomic
+from openrs.spec.base import RUN_ID
+from openrs.spec.cluster import Cluster
+from openrs.spec.experiment import Experiment
+from openrs.spec.load import PACKAGE
+from openrs.stage import read
+from openrs.status import jobs, stage_states
+
+PLACEHOLDER = "RUN"
+"""The run id in what is rendered without one."""
+
+
+def new_run_id(experiment: Experiment) -> str:
+    """`<experiment>-<yymmddhhmmss>-<4 hex>`, cut so that it stays a run id."""
+    stem = "".join(char if char.isalnum() else "-" for char in experiment.name.lower()).strip("-")
+    stem = stem if stem[:1].isalpha() else f"x{stem}"
+    return f"{stem[:14].rstrip('-')}-{time.strftime('%y%m%d%H%M%S')}-{secrets.token_hex(2)}"
+
+
+def check_run_id(run: str) -> str:
+    """`run`, if it is a run id. Raises BadInput."""
+    if not RUN_ID.match(run) or run.endswith("\n"):
+        raise BadInput(f"--run {run!r}: small letters, digits and '-', at most 32, starting with a letter")
+    return run
+
+
+def place_of(cluster: Cluster, runs: Path, run: str, submission: int = 1) -> Place:
+    """Where that sending of the run stands."""
+    root = Path(cluster.shared_root) / "runs" if cluster.shared_root else runs.absolute()
+    return Place(run, root / run, submission)
+
+
+def check_local_files(experiment: Experiment) -> None:
+    """Raises BadInput for a model directory or data file that the spec names and that is not there."""
+    model = experiment.model
+    if model.type == "path":
+        directory = PACKAGE / model.path.removeprefix("openrs:") if model.path.startswith("openrs:") else Path(model.path)
+        if not (directory / "config.json").is_file():
+            raise BadInput(f"model.path: {model.path} is not a model directory in Hugging Face format (it has no config.json)")
+    sources = {"data": experiment.data}
+    sources |= {f"evaluation.benchmarks.{b.name}.data": b.data for b in experiment.evaluation.benchmarks}
+    for where, data in sources.items():
+        if data.type == "jsonl" and not Path(data.path).is_file():
+            raise BadInput(f"{where}.path: the file {data.path} does not exist")
+
+
+def render(experiment: Experiment, cluster: Cluster, runs: Path, run: str | None = None) -> Artifacts:
+    """Everything that `submit` would send, with `RUN` for a run id that is not given. Touches nothing."""
+    place = place_of(cluster, runs, check_run_id(run) if run else PLACEHOLDER)
+    return engine_for(cluster).render(experiment, planning.make_plan(experiment, cluster), place)
+
+
+def submit(experiment: Experiment, cluster: Cluster, runs: Path, run: str | None = None) -> record.Record:
+    """Sends a new run and returns its record. Raises BadInput or OpenRSError; then nothing is left behind."""
+    engine = engine_for(cluster)
+    check_local_files(experiment)
+    run = check_run_id(run) if run else new_run_id(experiment)
+    place = place_of(cluster, runs, run)
+    plan = planning.make_plan(experiment, cluster)
+    artifacts = engine.render(experiment, plan, place)
+    claimed: list[Path] = []
+    made: list[Path] = []
+    try:
+        for directory in dict.fromkeys([runs.absolute() / run, place.directory]):
+            made += _make_root(directory.parent)
+            directory.mkdir()
+            claimed.append(directory)
+        new = record.Record(
+            run=run, experiment=experiment.name, hash=plan.hash, steps=plan.steps, cluster=cluster,
+            dir=str(place.directory), submissions=[],
+        )
+        write_atomic(place.directory / "spec.json", artifacts.files["spec.json"])
+        return _send(engine, artifacts, new, runs)
+    except BaseException as error:
+        for directory in claimed:
+            shutil.rmtree(directory, ignore_errors=True)
+        for directory in made:
+            with contextlib.suppress(OSError):
+                directory.rmdir()  # only if it is still empty
+        if isinstance(error, FileExistsError):
+            raise BadInput(f"--run {run}: that run exists already below {runs}; choose another id, or `openrs resume {run}`") from None
+        if isinstance(error, OSError):
+            raise BadInput(f"--runs {runs}: cannot write there ({error.strerror})") from None
+        raise
+
+
+def resume(runs: Path, run: str) -> record.Record:
+    """Sends what of a run is not done: training from its newest checkpoint, and the cells that are missing.
+
+    Raises BadInput if it is still running or already complete.
+    """
+    known = record.load(runs, run)
+    engine = engine_for(known.cluster)
+    directory = RunDirectory(Path(known.dir))
+    alive = [name for name, stage in stage_states(known, engine).items() if not stage.state.ended]
+    if alive:
+        raise BadInput(f"run {run}: stage {alive[0]} has not ended; `openrs status {run}` shows it, `openrs cancel {run}` stops it")
+    experiment = read(Experiment, directory.path / "spec.json")
+    number = max([0, *directory.submissions()]) + 1
+    place = place_of(known.cluster, runs, run, number)
+    plan = _remaining(experiment, known.cluster, directory)
+    if not plan.stages:
+        raise BadInput(f"run {run} is complete; there is nothing to resume")
+    return _send(engine, engine.render(experiment, plan, place), known, runs)
+
+
+def _remaining(experiment: Experiment, cluster: Cluster, directory: RunDirectory) -> planning.Plan:
+    base: list[int | None] = [None] if experiment.evaluation.base else []
+    steps: list[int | None] = [*sorted(experiment.evaluation.at_steps)]
+    missing = {
+        name: [cell for cell in planning.cells(experiment, wanted) if directory.cell(cell) is None]
+        for name, wanted in (("base", base), ("eval", steps))
+    }
+    train = [] if directory.is_complete("train") else [planning.train_stage(experiment, cluster)]
+    stages = [
+        *planning.cell_stages("base", missing["base"], [], experiment, cluster),
+        *train,
+        *planning.cell_stages("eval", missing["eval"], ["train"], experiment, cluster),
+    ]
+    return planning.assemble(experiment, cluster, stages)
+
+
+def cancel(runs: Path, run: str) -> record.Record:
+    """Stops a run for good: marks it first, so that nobody requeues it, then asks, waits for the save, removes."""
+    known = record.load(runs, run)
+    engine = engine_for(known.cluster)
+    directory = RunDirectory(Path(known.dir))
+    states = stage_states(known, engine)
+    alive = {name: job for name, job in jobs(known).items() if not states[name].state.ended}
+    if not alive:
+        raise BadInput(f"run {run} has ended already; `openrs status {run}` says how")
+    newest = known.newest()
+    for submission in {newest[name][0] for name in alive}:
+        directory.cancel(submission)
+    grace = read(Experiment, directory.path / "spec.json").recovery.grace_seconds
+    engine.cancel(list(alive.values()), grace)
+    return known
+
+
+def _send(engine: Engine, artifacts: Artifacts, known: record.Record, runs: Path) -> record.Record:
+    """Writes a submission, sends it, and adds it to the record."""
+    directory = RunDirectory(artifacts.place.directory)
+    target = directory.submission(artifacts.place.submission)
+    try:
+        target.parent.mkdir(exist_ok=True)
+        target.mkdir()
+        for name, content in artifacts.files.items():
+            (target / name).parent.mkdir(exist_ok=True)
+            write_atomic(target / name, content)
+        _snapshot(target / "code")
+        write_atomic(target / "source.json", provenance.source_json(target / "code"))
+        for stage in artifacts.plan.stages:
+            (directory.path / "logs" / stage.name).mkdir(parents=True, exist_ok=True)
+        handles = engine.submit(artifacts)
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
+    sent = [
+        record.SentStage(
+            name=stage.name,
+            handle=handles[stage.name],
+            tasks=None if stage.tasks is None else len(stage.tasks),
+            cells=[cell for task in stage.tasks or [] for cell in task],
+        )
+        for stage in artifacts.plan.stages
+    ]
+    submission = record.Submission(number=artifacts.place.submission, time=time.time(), stages=sent)
+    updated = known.model_copy(update={"submissions": [*known.submissions, submission]})
+    record.save(runs, updated)
+    return updated
+
+
+def _snapshot(target: Path) -> None:
+    """The package as it is now: every attempt of this submission runs it, whatever is edited since."""
+    shutil.copytree(PACKAGE, target / "openrs", ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+
+
+def _make_root(root: Path) -> list[Path]:
+    """Makes `root`, and says which directories were new, deepest first."""
+    new = [path for path in (root, *root.parents) if not path.exists()]
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"--runs {root}: cannot be made ({error.strerror})") from None
+    if not os.access(root, os.W_OK | os.X_OK):
+        raise BadInput(f"--runs {root}: not writable for this user; choose another with --runs or OPENRS_RUNS")
+    return new

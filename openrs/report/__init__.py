@@ -1,0 +1,1 @@
+"""Reads run directories, and nothing else: tables and curves of what a run found."""

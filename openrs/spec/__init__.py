@@ -1,0 +1,1 @@
+"""What a user writes: experiments and clusters, checked, resolved and hashed."""

@@ -1,0 +1,372 @@
+"""The Experiment: everything that decides what a run computes, and nothing about where it runs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from openrs.spec.base import EnvironmentName, Line, Name, Secret, Strict, Text
+
+Positive = Annotated[int, Field(ge=1, le=10**9)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class HubModel(Strict):
+    """A model of the Hugging Face Hub, at a revision."""
+
+    type: Literal["hub"]
+    name: Line
+    """Repository, `organisation/name`."""
+    revision: Line
+    """Commit (40 hex digits) or branch. A branch is resolved when it is loaded, and the commit is recorded."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    """Data type of weights and activations."""
+    attention: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
+    """Attention implementation of transformers."""
+
+
+class PathModel(Strict):
+    """A model directory in Hugging Face format that every node can read."""
+
+    type: Literal["path"]
+    path: Line
+    """Directory; relative to the YAML file that names it. `openrs:DIR` is a directory of the installed package."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Data type of weights and activations."""
+    attention: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
+    """Attention implementation of transformers."""
+
+
+Model = Annotated[HubModel | PathModel, Field(discriminator="type")]
+
+
+class HubData(Strict):
+    """A data set of the Hugging Face Hub, at a revision."""
+
+    type: Literal["hub"]
+    name: Line
+    """Repository, `organisation/name`."""
+    revision: Line
+    """Commit or branch; a branch is resolved when it is loaded, and the commit is recorded."""
+    split: Line = "train"
+    """Split of the data set."""
+    problem: Line = "problem"
+    """Column with the question."""
+    answer: Line = "answer"
+    """Column with the gold answer (LaTeX, or a text in which `\\boxed{}` holds it)."""
+    limit: Positive | None = None
+    """Use only so many rows, from the start."""
+
+
+class JsonlData(Strict):
+    """A local JSON Lines file."""
+
+    type: Literal["jsonl"]
+    path: Line
+    """File; relative to the YAML file that names it."""
+    problem: Line = "problem"
+    """Column with the question."""
+    answer: Line = "answer"
+    """Column with the gold answer (LaTeX, or a text in which `\\boxed{}` holds it)."""
+    limit: Positive | None = None
+    """Use only so many rows, from the start."""
+
+
+class SumsData(Strict):
+    """Generated problems such as `3+8-2+1=?` (3–5 one-digit terms), from a seed."""
+
+    type: Literal["sums"]
+    split: Literal["train", "held_out"]
+    """The two splits share no problem."""
+    count: Positive
+    """Number of problems."""
+    seed: Seed = 0
+    """Seed of the generator."""
+
+
+Data = Annotated[HubData | JsonlData | SumsData, Field(discriminator="type")]
+
+
+class AccuracyReward(Strict):
+    """1 if math-verify finds the completion's answer equal to the gold answer, else 0."""
+
+    type: Literal["accuracy"]
+    weight: float = 1.0
+    """Factor in the sum of rewards."""
+
+
+class FormatReward(Strict):
+    """1 if the completion closes its reasoning once and then gives its answer in the form asked for, else 0."""
+
+    type: Literal["format"]
+    weight: float = 1.0
+    """Factor in the sum of rewards."""
+    answer: Literal["answer-tag", "boxed"] = "answer-tag"
+    """What must follow the reasoning: `<answer>…</answer>`, or one `\\boxed{…}` and nothing else."""
+
+
+class CosineReward(Strict):
+    """Accuracy scaled by length along a half cosine (arXiv 2502.03373): short right answers gain most."""
+
+    type: Literal["cosine"]
+    weight: float = 1.0
+    """Factor in the sum of rewards."""
+    max_len: Positive
+    """Length in tokens at which the scale ends; longer completions get the end value."""
+    min_value_wrong: float = -0.5
+    """Reward of a wrong answer of length 0."""
+    max_value_wrong: float = 0.0
+    """Reward of a wrong answer of length `max_len`."""
+    min_value_correct: float = 0.5
+    """Reward of a right answer of length `max_len`."""
+    max_value_correct: float = 1.0
+    """Reward of a right answer of length 0."""
+
+
+class RandomReward(Strict):
+    """0 or 1 by a coin seeded with the completion's text: a control that nothing can be learned from."""
+
+    type: Literal["random"]
+    weight: float = 1.0
+    """Factor in the sum of rewards."""
+    seed: Seed = 0
+    """Seed of the coin."""
+
+
+Reward = Annotated[AccuracyReward | FormatReward | CosineReward | RandomReward, Field(discriminator="type")]
+
+
+class Prompt(Strict):
+    """How a problem becomes a conversation."""
+
+    system: Text | None = None
+    """System message; none by default."""
+
+
+class Training(Strict):
+    """GRPO (arXiv 2402.03300) as TRL 0.16.1 computes it: loss summed over tokens, μ = 1."""
+
+    steps: Positive
+    """Optimizer steps."""
+    prompts_per_step: Positive
+    """Different problems in a step."""
+    completions_per_prompt: Annotated[int, Field(ge=2, le=1024)]
+    """G, the size of a group."""
+    micro_batch: Positive
+    """Completions in one forward and backward pass on one rank."""
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)]
+    """Peak learning rate of AdamW."""
+    schedule: Literal["constant", "linear", "cosine", "cosine_with_min_lr"] = "cosine_with_min_lr"
+    """Learning-rate schedule after the warm-up."""
+    min_lr_rate: Fraction = 0.1
+    """End of the `cosine_with_min_lr` schedule, as a share of the peak."""
+    warmup_ratio: Fraction = 0.1
+    """Share of the steps in which the learning rate rises linearly from 0."""
+    adam_beta2: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.999
+    """Second-moment decay of AdamW."""
+    max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    """Gradients are clipped to this norm."""
+    beta: Annotated[float, Field(ge=0.0)] = 0.04
+    """Weight of the KL term against the base model; 0 keeps no reference model."""
+    epsilon: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    """Clipping range of the probability ratio."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass (non-reentrant)."""
+    seed: Seed = 42
+    """Seed of data order and sampling."""
+    log_completions: Annotated[int, Field(ge=0, le=10**6)] = 6
+    """Completions of each step that are kept in the run directory."""
+
+
+class Sampling(Strict):
+    """How completions are drawn."""
+
+    temperature: Annotated[float, Field(gt=0.0, le=10.0)]
+    """Sampling temperature; the log-probabilities of training use the same."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Nucleus sampling; 1 is off."""
+    max_prompt_tokens: Positive = 512
+    """Longer prompts lose their beginning."""
+    max_new_tokens: Positive
+    """A completion that is longer is cut there."""
+
+
+class TransformersGeneration(Strict):
+    """Completions from transformers' own `generate`, on the training ranks."""
+
+    type: Literal["transformers"]
+
+
+class VllmServerGeneration(Strict):
+    """Completions from a vLLM server that owns one GPU of the node, beside the training ranks."""
+
+    type: Literal["vllm-server"]
+    gpu_memory_utilization: Annotated[float, Field(gt=0.0, le=1.0)] = 0.7
+    """Share of the GPU's memory that vLLM takes."""
+    max_model_len: Positive
+    """Longest prompt + completion, in tokens."""
+
+
+Generation = Annotated[TransformersGeneration | VllmServerGeneration, Field(discriminator="type")]
+
+
+class Resources(Strict):
+    """What one job of a stage needs, on one node."""
+
+    gpus: Annotated[int, Field(ge=0, le=64)] = 0
+    """GPUs."""
+    gpu_type: Line | None = None
+    """Type of GPU in the scheduler's words, e.g. `a40`; the cluster profile may translate it."""
+    cpus: Positive = 1
+    """CPU cores."""
+    memory_gb: Positive = 4
+    """Main memory in GiB."""
+    minutes: Positive = 60
+    """Longest time of one attempt; a run goes on in the next attempt."""
+
+
+class Checkpointing(Strict):
+    """Recovery checkpoints: what a run goes on from. They are never evaluated for being there."""
+
+    every_steps: Positive
+    """A recovery checkpoint is written every so many steps."""
+    keep: Positive = 2
+    """So many of the newest are kept (and those of `evaluation.at_steps`)."""
+
+
+class Recovery(Strict):
+    """How a stage answers to being stopped and to failing."""
+
+    grace_seconds: Annotated[int, Field(ge=1, le=86400)] = 300
+    """Time from the request to stop to the end: a step in progress is left and a checkpoint is written in it."""
+    max_attempts: Positive = 100
+    """Starts of one stage in one submission; then it has failed."""
+    node_fault_retries: Annotated[int, Field(ge=0, le=1000)] = 3
+    """Attempts that may end for a GPU or driver missing on the node before the stage has failed."""
+
+
+class Benchmark(Strict):
+    """Sampled accuracy on a set of problems: one cell for each checkpoint and seed."""
+
+    name: Name
+    """Name in paths and tables."""
+    data: Data
+    """The problems. They should share none with the training data."""
+    sampling: Sampling
+    """How answers are drawn; always by sampling."""
+    system: Text | None = None
+    """System message; none by default."""
+    samples_per_problem: Positive = 1
+    """Answers drawn for each problem and seed."""
+    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
+    """One cell each."""
+    batch: Positive = 256
+    """Completions sampled at once. On a CPU it belongs to the result, since it changes the order of the draws."""
+
+
+class Evaluation(Strict):
+    """Which checkpoints are evaluated, and on what."""
+
+    at_steps: list[Positive] = []
+    """Checkpoints that are kept for good and evaluated."""
+    base: bool = True
+    """Evaluate the base model too."""
+    benchmarks: list[Benchmark] = []
+    """What each of them is evaluated on."""
+    resources: Resources = Resources()
+    """What one evaluation job needs."""
+
+
+class Experiment(Strict):
+    """One experiment. Its canonical JSON form is hashed; the hash stands in every artefact and every result."""
+
+    schema_version: Literal[1] = 1
+    """Version of this format."""
+    name: Name
+    """Name of the experiment."""
+    title: Line
+    """One line for lists and reports."""
+    fidelity: Literal["corrected", "paper", "as-shipped", "own"] = "own"
+    """`corrected`: a paper's experiment with its known defects mended; `paper`: as its text says; `as-shipped`: as its
+    code does; `own`: no paper's."""
+    model: Model
+    """The base model."""
+    data: Data
+    """The training problems."""
+    prompt: Prompt = Prompt()
+    """How a problem becomes a conversation in training."""
+    rewards: Annotated[list[Reward], Field(min_length=1)]
+    """Their weighted sum is the reward."""
+    training: Training
+    """The algorithm and its numbers."""
+    sampling: Sampling
+    """How completions are drawn in training."""
+    generation: Generation
+    """What draws them."""
+    checkpoint: Checkpointing
+    """Recovery checkpoints."""
+    evaluation: Evaluation = Evaluation()
+    """Checkpoints and benchmarks."""
+    resources: Resources = Resources()
+    """What the training job needs."""
+    recovery: Recovery = Recovery()
+    """Stops and failures."""
+    environment: dict[EnvironmentName, Text] = {}
+    """Environment variables of the training and evaluation processes; never secrets."""
+    secrets: dict[EnvironmentName, Secret] = {}
+    """Environment variable → where its value is found."""
+
+    @property
+    def trainer_ranks(self) -> int:
+        """Training processes: one a GPU, less the one that a generation server owns; one process without GPUs."""
+        if self.resources.gpus == 0:
+            return 1
+        return self.resources.gpus - (1 if self.generation.type == "vllm-server" else 0)
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches of one rank in one optimizer step."""
+        return self._completions // (self.trainer_ranks * self.training.micro_batch)
+
+    @property
+    def _completions(self) -> int:
+        return self.training.prompts_per_step * self.training.completions_per_prompt
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        late = [step for step in self.evaluation.at_steps if step > self.training.steps]
+        if late:
+            raise ValueError(f"evaluation.at_steps: step {late[0]} is after the last one, training.steps = {self.training.steps}")
+        if len(set(self.evaluation.at_steps)) != len(self.evaluation.at_steps):
+            raise ValueError("evaluation.at_steps: a step stands there twice")
+        names = [benchmark.name for benchmark in self.evaluation.benchmarks]
+        if len(set(names)) != len(names):
+            raise ValueError("evaluation.benchmarks: two benchmarks have the same name")
+        if self.generation.type == "vllm-server" and self.resources.gpus < 2:
+            raise ValueError(
+                f"generation.type vllm-server needs a GPU of its own beside the training ranks, but resources.gpus = "
+                f"{self.resources.gpus}; ask for 2 or more, or use generation.type = transformers"
+            )
+        if sum(abs(reward.weight) for reward in self.rewards) == 0:
+            raise ValueError("rewards: all weights are 0, so nothing could be learned")
+        rank_batch = self.trainer_ranks * self.training.micro_batch
+        if self._completions % rank_batch:
+            raise ValueError(
+                f"training.micro_batch = {self.training.micro_batch} on {self.trainer_ranks} ranks does not divide the "
+                f"step's {self._completions} completions (prompts_per_step × completions_per_prompt)"
+            )
+        if rank_batch % self.training.completions_per_prompt:
+            raise ValueError(
+                f"training.micro_batch = {self.training.micro_batch} on {self.trainer_ranks} ranks must hold whole groups of "
+                f"completions_per_prompt = {self.training.completions_per_prompt}"
+            )
+        if self.generation.type == "vllm-server":
+            needed = self.sampling.max_prompt_tokens + self.sampling.max_new_tokens
+            if needed > self.generation.max_model_len:
+                raise ValueError(
+                    f"generation.max_model_len = {self.generation.max_model_len} is less than sampling.max_prompt_tokens + "
+                    f"sampling.max_new_tokens = {needed}"
+                )
+        return self

@@ -1,0 +1,271 @@
+"""From a name or a YAML file, overrides and `openrs.toml` to a checked Experiment or Cluster."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from openrs.errors import BadInput
+from openrs.spec.base import Strict
+from openrs.spec.cluster import Cluster
+from openrs.spec.experiment import Experiment
+from openrs.spec.explain import explain, nearest
+
+PACKAGE = Path(__file__).resolve().parent.parent
+EXPERIMENTS = PACKAGE / "experiments"
+CLUSTERS = PACKAGE / "clusters"
+
+MAX_BYTES = 1_000_000
+MAX_NODES = 20_000
+MAX_EXTENDS = 16
+
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_SafeLoader):  # type: ignore[misc]
+    """Safe YAML that refuses a key written twice, which YAML would let the last one win."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str) and key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands there twice", key_node.start_mark)
+            if isinstance(key, str):
+                seen.add(key)
+        return super().construct_mapping(node, deep)  # type: ignore[no-any-return]
+
+
+def shipped_experiments() -> list[str]:
+    """Names of the experiments in the package, sorted."""
+    return sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises BadInput for what cannot be read, is not YAML, is not a mapping, or is made to be huge (aliases of aliases).
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise BadInput(f"{path}: larger than {MAX_BYTES} bytes, that is no experiment")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: cannot be read ({getattr(error, 'strerror', None) or 'it is not UTF-8'})") from None
+    try:
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            _refuse_bomb(path, node)
+            content = loader.construct_document(node) if node is not None else None
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f", line {mark.line + 1}" if mark else ""
+        raise BadInput(f"{path}{where}: not valid YAML ({error.problem})") from None
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
+        raise BadInput(f"{path}: not valid YAML ({type(error).__name__})") from None
+    if not isinstance(content, dict):
+        raise BadInput(f"{path}: an experiment is a mapping of keys to values, this is {type(content).__name__}")
+    return {str(key): value for key, value in content.items()}
+
+
+def _refuse_bomb(path: Path, root: yaml.Node | None) -> None:
+    """Aliases make a few lines stand for billions: count what the document would be when written out."""
+    sizes: dict[int, int] = {}
+
+    def size(node: yaml.Node, depth: int) -> int:
+        if depth > 50:
+            raise BadInput(f"{path}: nested more than 50 levels deep")
+        if id(node) not in sizes:
+            sizes[id(node)] = MAX_NODES  # an alias that holds itself counts as endless
+            children: list[yaml.Node] = []
+            if isinstance(node, yaml.MappingNode):
+                children = [part for pair in node.value for part in pair]
+            elif isinstance(node, yaml.SequenceNode):
+                children = node.value
+            sizes[id(node)] = min(MAX_NODES, 1 + sum(size(child, depth + 1) for child in children))
+        return sizes[id(node)]
+
+    if root is not None and size(root, 0) >= MAX_NODES:
+        raise BadInput(f"{path}: its aliases expand to more than {MAX_NODES} values")
+
+
+def _anchor_paths(value: Any, directory: Path) -> Any:
+    """Makes every relative `path:` absolute, as seen from the file (or shell) that names it."""
+    if isinstance(value, dict):
+        return {
+            key: _anchored(item, directory) if key == "path" and isinstance(item, str) else _anchor_paths(item, directory)
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_anchor_paths(item, directory) for item in value]
+    return value
+
+
+def _anchored(path: str, directory: Path) -> str:
+    return path if path.startswith("openrs:") else os.path.normpath(directory / Path(path).expanduser())
+
+
+def merge(base: Any, change: Any) -> Any:
+    """`change` laid over `base`: mappings key by key, everything else whole; a mapping of another `type` is a new one."""
+    if not isinstance(base, dict) or not isinstance(change, dict):
+        return change
+    if "type" in change and change["type"] != base.get("type"):
+        return change
+    return base | {key: merge(base.get(key), value) for key, value in change.items()}
+
+
+def _find(name: str) -> Path:
+    if name.endswith((".yaml", ".yml")) or os.sep in name:
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise BadInput(f"experiment file {name!r} does not exist")
+        return path.resolve()
+    path = EXPERIMENTS / f"{name}.yaml"
+    if name not in shipped_experiments():
+        raise BadInput(f"unknown experiment {name!r}{nearest(name, shipped_experiments())}; `openrs list` shows all, or name a YAML file")
+    return path
+
+
+def _raw(name: str, relative_to: Path | None = None, trail: tuple[Path, ...] = ()) -> dict[str, Any]:
+    if relative_to is not None and (name.endswith((".yaml", ".yml")) or os.sep in name):
+        name = str(relative_to / name)
+    path = _find(name)
+    if path in trail or len(trail) >= MAX_EXTENDS:
+        raise BadInput(f"{trail[0]}: extends comes back to itself ({' → '.join(p.name for p in (*trail, path))})")
+    content = read_yaml(path)
+    content.pop("$schema", None)
+    parent = content.pop("extends", None)
+    content = _anchor_paths(content, path.parent)
+    if parent is None:
+        return content
+    if not isinstance(parent, str):
+        raise BadInput(f"{path}: extends must be the name of an experiment or a YAML file, not {parent!r}")
+    merged: dict[str, Any] = merge(_raw(parent, path.parent, (*trail, path)), content)
+    return merged
+
+
+def apply_overrides(raw: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """`raw` with every `a.b=c` laid over it; `c` is YAML, lists are addressed by index, and the model checks the type.
+
+    Raises BadInput for an override without `=`, an empty key, an index out of range or a value that is not YAML.
+    """
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key or "" in key.split("."):
+            raise BadInput(f"--set {override!r}: write it as key.key=value, e.g. --set training.steps=20")
+        try:
+            value = yaml.load(text, _Loader) if text else ""
+        except (yaml.YAMLError, ValueError, RecursionError):
+            raise BadInput(f"--set {key}: {text!r} is not a YAML value; quote it") from None
+        raw = _set(raw, key.split("."), _anchor_paths({key.split(".")[-1]: value}, Path.cwd())[key.split(".")[-1]], key)
+    return raw
+
+
+def _set(target: Any, keys: list[str], value: Any, whole: str) -> Any:
+    head, *rest = keys
+    if isinstance(target, list):
+        if not head.isdigit() or int(head) >= len(target):
+            raise BadInput(f"--set {whole}: {head!r} is not an index of a list of {len(target)} (they start at 0)")
+        changed = list(target)
+        changed[int(head)] = _set(changed[int(head)], rest, value, whole) if rest else value
+        return changed
+    if target is not None and not isinstance(target, dict):
+        raise BadInput(f"--set {whole}: {head!r} is inside a plain value, {target!r}")
+    known = target or {}
+    if rest:
+        return {**known, head: _set(known.get(head), rest, value, whole)}
+    return {**known, head: merge(known.get(head), value)}
+
+
+M = TypeVar("M", bound=Strict)
+
+
+def validate(model: type[M], raw: Any, where: str) -> M:
+    """`raw` as a `model`. Raises BadInput with one line that names field, value and way out."""
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        raise BadInput(f"{where}: {explain(model, error)}") from None
+    except RecursionError:
+        raise BadInput(f"{where}: nested too deep") from None
+
+
+def load_experiment(name: str, overrides: list[str] | None = None) -> Experiment:
+    """The experiment with that shipped name or YAML file, `extends` and overrides resolved.
+
+    Raises BadInput.
+    """
+    raw = apply_overrides(_raw(name), overrides or [])
+    if not name.endswith((".yaml", ".yml")) and os.sep not in name:
+        raw.setdefault("name", name)
+    return validate(Experiment, raw, f"experiment {name}")
+
+
+def user_config_files() -> list[Path]:
+    """Where `openrs.toml` is looked for, the first one that names a cluster wins."""
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return [Path.cwd() / "openrs.toml", config / "openrs" / "openrs.toml"]
+
+
+def _raw_clusters() -> dict[str, tuple[dict[str, Any], str]]:
+    """Profile name → (raw profile, where it stands); the user's own before the shipped ones."""
+    found: dict[str, tuple[dict[str, Any], str]] = {}
+    for path in user_config_files():
+        if not path.is_file():
+            continue
+        try:
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise BadInput(f"{path}: not valid TOML ({str(error).splitlines()[0]})") from None
+        clusters = content.get("clusters", {})
+        if not isinstance(clusters, dict) or not all(isinstance(profile, dict) for profile in clusters.values()):
+            raise BadInput(f"{path}: clusters must be tables, e.g. [clusters.mine]")
+        unknown = [key for key in content if key != "clusters"]
+        if unknown:
+            raise BadInput(f"{path}: unknown table {unknown[0]!r}{nearest(unknown[0], ['clusters'])}")
+        for name, profile in clusters.items():
+            found.setdefault(name, (profile, str(path)))
+    for path in sorted(CLUSTERS.glob("*.yaml")):
+        found.setdefault(path.stem, (read_yaml(path), str(path)))
+    return found
+
+
+def cluster_names() -> list[str]:
+    """Names of all profiles known here, sorted."""
+    return sorted(_raw_clusters())
+
+
+def load_cluster(name: str) -> Cluster:
+    """The profile with that name, from `openrs.toml` or the package. Raises BadInput."""
+    profiles = _raw_clusters()
+    if name not in profiles:
+        raise BadInput(f"unknown cluster {name!r}{nearest(name, list(profiles))}; known are {', '.join(sorted(profiles))}; add your own to openrs.toml as [clusters.{name}]")
+    raw, where = _resolve_cluster(name, profiles, ())
+    return validate(Cluster, {**raw, "name": name}, f"cluster {name} in {where}")
+
+
+def _resolve_cluster(name: str, profiles: dict[str, tuple[dict[str, Any], str]], trail: tuple[str, ...]) -> tuple[dict[str, Any], str]:
+    raw, where = profiles[name]
+    raw = {key: value for key, value in raw.items() if key != "$schema"}
+    shipped = CLUSTERS / f"{name}.yaml"
+    parent = raw.pop("extends", name if shipped.is_file() and where != str(shipped) else None)
+    if parent is None:
+        return raw, where
+    if parent == name and shipped.is_file() and where != str(shipped):
+        base = read_yaml(shipped)
+    elif not isinstance(parent, str) or parent not in profiles:
+        raise BadInput(f"cluster {name} in {where}: extends unknown profile {parent!r}{nearest(str(parent), list(profiles))}")
+    elif parent in (*trail, name):
+        raise BadInput(f"cluster {name} in {where}: extends comes back to itself ({' → '.join((*trail, name, parent))})")
+    else:
+        base, _ = _resolve_cluster(parent, profiles, (*trail, name))
+    merged: dict[str, Any] = merge(base, raw)
+    return merged, where

@@ -1,0 +1,142 @@
+"""The state of runs: what the schedulers say, and what the run directories show."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from openrs.engines import Engine, Job, JobInfo, JobState, engine_for
+from openrs.runs.directory import RunDirectory
+from openrs.runs.record import Record
+from openrs.spec.base import Strict
+from openrs.spec.canonical import canonical
+from openrs.worker.exits import DONE, INTERRUPTED
+
+
+class CellCount(Strict):
+    """Evaluation cells of a stage."""
+
+    done: int
+    failed: int
+    total: int
+
+
+class StageStatus(Strict):
+    """One stage, by its newest handle."""
+
+    name: str
+    state: JobState
+    handle: str
+    reason: str
+    cells: CellCount
+
+
+class RunStatus(Strict):
+    """One run. The JSON of `openrs status --json` is made of these."""
+
+    run: str
+    experiment: str
+    cluster: str
+    state: JobState
+    step: int
+    steps: int
+    attempts: int
+    """Starts of the training stage."""
+    stages: list[StageStatus]
+
+
+def status(records: list[Record]) -> list[RunStatus]:
+    """The status of every run, by one query for each cluster."""
+    by_cluster: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        by_cluster[canonical(record.cluster)].append(record)
+    infos: dict[int, dict[str, JobInfo]] = {}
+    for group in by_cluster.values():
+        answer = engine_for(group[0].cluster).inspect([job for record in group for job in jobs(record).values()])
+        for record in group:
+            infos[id(record)] = answer
+    return [_run_status(record, infos[id(record)]) for record in records]
+
+
+def stage_states(record: Record, engine: Engine) -> dict[str, StageStatus]:
+    """Stage name → status, of one run."""
+    return {stage.name: stage for stage in _run_status(record, engine.inspect(list(jobs(record).values()))).stages}
+
+
+def jobs(record: Record) -> dict[str, Job]:
+    """Stage name → its newest job."""
+    return {
+        name: Job(sent.handle, sent.tasks, record.stage_directory(number, name))
+        for name, (number, sent) in record.newest().items()
+    }
+
+
+def _run_status(record: Record, infos: dict[str, JobInfo]) -> RunStatus:
+    directory = RunDirectory(Path(record.dir))
+    progress = directory.progress()
+    events = directory.ledger()
+    stages = []
+    for name, (submission, sent) in record.newest().items():
+        info = infos.get(sent.handle, JobInfo(JobState.UNKNOWN, "the scheduler does not know it"))
+        done = sum(directory.cell(cell) is not None for cell in sent.cells)
+        failed = sum(directory.cell(cell) is None and directory.cell_failed(cell).exists() for cell in sent.cells)
+        complete = done == len(sent.cells) if sent.tasks is not None else directory.is_complete(name)
+        state, reason = _stage_state(info, complete, directory.is_cancelled(submission))
+        if state in (JobState.FAILED, JobState.INTERRUPTED):
+            state, reason = _in_its_own_words(state, reason, name, submission, events)
+        count = CellCount(done=done, failed=failed, total=len(sent.cells))
+        stages.append(StageStatus(name=name, state=state, handle=sent.handle, reason=reason, cells=count))
+    return RunStatus(
+        run=record.run,
+        experiment=record.experiment,
+        cluster=record.cluster.name,
+        state=overall([stage.state for stage in stages]),
+        step=int(progress.get("step", 0)),
+        steps=record.steps,
+        attempts=len(directory.attempts("train")),
+        stages=stages,
+    )
+
+
+def _stage_state(info: JobInfo, complete: bool, cancelled: bool) -> tuple[JobState, str]:
+    """The disk knows what is done, also when the scheduler has forgotten; the scheduler knows the rest."""
+    if info.state in (JobState.PENDING, JobState.RUNNING):
+        return info.state, info.reason
+    if complete:
+        return JobState.SUCCEEDED, info.reason if info.state == JobState.SUCCEEDED else ""
+    if cancelled:
+        return JobState.CANCELLED, "cancelled by openrs cancel"
+    if info.state == JobState.SUCCEEDED:
+        return JobState.FAILED, "the job says that it is done, but its results are not there"
+    return info.state, info.reason
+
+
+def _in_its_own_words(
+    state: JobState, reason: str, stage: str, submission: int, events: list[dict[str, Any]]
+) -> tuple[JobState, str]:
+    """How the newest attempt says that it ended: a scheduler only knows an exit code, and calls 75 a failure."""
+    ends = [
+        event
+        for event in events
+        if event["event"] == "end" and event.get("stage") == stage and event.get("submission") == submission
+    ]
+    bad = [event for event in ends if event.get("code") != DONE]
+    if not bad:
+        return state, reason
+    interrupted = all(event.get("code") == INTERRUPTED for event in bad)
+    return JobState.INTERRUPTED if interrupted and state == JobState.FAILED else state, str(bad[-1].get("reason", reason))
+
+
+def overall(states: list[JobState]) -> JobState:
+    """State of a run from its stages: what still moves wins, then what went wrong."""
+    if not states:
+        return JobState.UNKNOWN
+    for state in (JobState.RUNNING, JobState.PENDING):
+        if state in states:
+            # Something waits, but nothing more can come where a stage before it has ended badly.
+            return JobState.RUNNING if state == JobState.PENDING and JobState.SUCCEEDED in states else state
+    for state in (JobState.FAILED, JobState.CANCELLED, JobState.INTERRUPTED, JobState.UNKNOWN):
+        if state in states:
+            return state
+    return JobState.SUCCEEDED

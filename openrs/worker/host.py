@@ -1,0 +1,38 @@
+"""Outside the container: starts a supervisor, passes a request to stop on to it, and waits for its exit code."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+
+from openrs.worker.ranks import wait_briefly
+from openrs.worker.stop import StopRequest, child_setup
+
+
+def run_supervisor(stage_path: Path, task: int | None, stop: StopRequest, handle: str) -> int:
+    """Runs one attempt to its end; returns the supervisor's exit code (negative: killed by that signal).
+
+    The request to stop goes by a file in the submission's directory, which a container sees as well; a signal to the
+    whole job step reaches the supervisor by itself and asks for the same thing.
+    """
+    label = "" if task is None else f"{task}."
+    stop_file = stage_path.parent / f"stop.{label}{secrets.token_hex(4)}"
+    command = [sys.executable, "-m", "openrs.worker", str(stage_path), "--stop-file", str(stop_file)]
+    command += [] if task is None else ["--task", str(task)]
+    child = subprocess.Popen(
+        command, env={**os.environ, "OPENRS_HANDLE": handle}, stdin=subprocess.DEVNULL, preexec_fn=child_setup(os.getpid())
+    )
+    try:
+        while child.poll() is None:
+            if stop and not stop_file.exists():
+                stop_file.touch()
+            wait_briefly()
+    finally:
+        if child.poll() is None:
+            child.kill()
+            child.wait()
+        stop_file.unlink(missing_ok=True)
+    return child.returncode

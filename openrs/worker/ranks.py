@@ -1,0 +1,190 @@
+"""Starting, watching and ending the processes of a stage."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from openrs.runs.lease import Lease
+from openrs.stage import Process, StageFile
+from openrs.worker.stop import child_setup
+
+MODULES = {"trainer": "openrs.training", "cell": "openrs.evaluation"}
+
+
+@dataclass
+class Member:
+    """One started process."""
+
+    name: str
+    role: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+@dataclass
+class Ranks:
+    """All processes of an attempt."""
+
+    stage: StageFile
+    stage_path: Path
+    task: int | None
+    attempt: int
+    logs: Path
+    stop_flag: Path
+    lease: Lease
+    secrets: dict[str, str]
+    members: list[Member] = field(default_factory=list)
+    _forwarded: int = 0
+
+    def start(self) -> None:
+        """Starts every process of the stage file. Raises OSError."""
+        master_port = free_port()
+        given = visible_gpus(self.stage.gpus)
+        server = next((process for process in self.stage.processes if process.role == "generation_server"), None)
+        server_address = f"127.0.0.1:{free_port()}" if server else ""
+        for group in self.stage.processes:
+            for rank in range(group.world):
+                environment = self._environment(group, rank, master_port, given, server_address)
+                if group.role == "generation_server":
+                    self._spawn("server", group.role, _server_command(self.stage, server_address), environment)
+                else:
+                    command = [sys.executable, "-m", MODULES[group.role], str(self.stage_path)]
+                    command += [] if self.task is None else ["--task", str(self.task)]
+                    self._spawn(f"rank-{rank}", group.role, command, environment)
+
+    def _environment(self, group: Process, rank: int, port: int, given: list[str], server: str) -> dict[str, str]:
+        distributed = {
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(group.world),
+            "LOCAL_WORLD_SIZE": str(group.world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+            "CUDA_VISIBLE_DEVICES": ",".join(given[index] for index in group.gpus),
+        }
+        if not group.gpus:
+            distributed["ACCELERATE_USE_CPU"] = "true"
+        ours = {
+            "OPENRS_ATTEMPT": str(self.attempt), "OPENRS_STOP_FLAG": str(self.stop_flag),
+            "OPENRS_LEASE": str(self.lease.path), "OPENRS_LEASE_NONCE": self.lease.nonce,
+            "OPENRS_LEASE_SECONDS": str(self.lease.ttl), "OPENRS_GENERATION_SERVER": server,
+            "PYTHONUNBUFFERED": "1",
+        }
+        return {**os.environ, **self.stage.environment, **self.secrets, **distributed, **ours}
+
+    def _spawn(self, name: str, role: str, command: list[str], environment: dict[str, str]) -> None:
+        log = self.logs / f"{name}.log"
+        with open(log, "ab") as output:
+            process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                preexec_fn=child_setup(os.getpid()), process_group=0,
+            )
+        self.members.append(Member(name, role, process, log))
+
+    @property
+    def workers(self) -> list[Member]:
+        """The processes whose end is the end of the stage; a generation server only serves them."""
+        return [member for member in self.members if member.role != "generation_server"]
+
+    def codes(self) -> list[int | None]:
+        """Exit codes of the workers, None for one that runs."""
+        return [member.process.poll() for member in self.workers]
+
+    def server_died(self) -> Member | None:
+        """The generation server, if it has ended by itself."""
+        return next((m for m in self.members if m.role == "generation_server" and m.process.poll() is not None), None)
+
+    def kill(self) -> None:
+        """Ends whatever still runs, with its children, at once, and waits for it."""
+        for member in self.members:
+            # The group outlives its leader while a child of it runs.
+            try:
+                os.killpg(member.process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        for member in self.members:
+            try:
+                member.process.wait(timeout=30)
+            except subprocess.TimeoutExpired:  # in an uninterruptible system call: it cannot write either
+                continue
+
+    def forward(self, out: BinaryIO) -> None:
+        """Copies what the first worker has printed since the last call to `out`, for `kubectl logs` and the like."""
+        try:
+            with open(self.workers[0].log, "rb") as log:
+                log.seek(self._forwarded)
+                news = log.read(1 << 20)
+        except OSError:
+            return
+        if news:
+            self._forwarded += len(news)
+            out.write(news)
+            out.flush()
+
+    def complaint(self) -> str:
+        """Why it failed, in one line: a worker's own `openrs: …` line, else the last line of its log."""
+        for member in [*self.workers, *self.members]:
+            code = member.process.poll()
+            if code in (0, None):
+                continue
+            lines = tail(member.log)
+            own = [line.removeprefix("openrs: ") for line in lines if line.startswith("openrs: ")]
+            if own:
+                return own[-1]
+            if code is not None and code < 0:
+                hint = "; out of memory?" if code == -signal.SIGKILL else ""
+                return f"{member.name} was killed by {signal.Signals(-code).name}{hint}"
+            return f"{member.name} ended with code {code}: {lines[-1] if lines else 'it printed nothing'}"
+        return "a process ended without a reason"
+
+
+def tail(path: Path, size: int = 20_000) -> list[str]:
+    """The last non-empty lines of a log."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - size))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return []
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def visible_gpus(count: int) -> list[str]:
+    """Names, for CUDA_VISIBLE_DEVICES, of the GPUs that this job was given: the scheduler's list, else the first ones."""
+    given = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return given if len(given) >= count else [str(index) for index in range(count)]
+
+
+def free_port() -> int:
+    """A TCP port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _server_command(stage: StageFile, address: str) -> list[str]:
+    """TRL's vLLM server (`trl vllm-serve`), for the model and settings of the spec."""
+    from openrs.spec.experiment import Experiment
+    from openrs.stage import read
+
+    experiment = read(Experiment, stage.spec_path)
+    if experiment.generation.type != "vllm-server":
+        raise ValueError("the stage has a generation server, but the spec has none")
+    host, _, port = address.partition(":")
+    model = experiment.model
+    command = [
+        sys.executable, "-m", "trl.scripts.vllm_serve", "--host", host, "--port", port, "--tensor_parallel_size", "1",
+        "--model", model.name if model.type == "hub" else model.path, "--dtype", model.dtype,
+        "--gpu_memory_utilization", str(experiment.generation.gpu_memory_utilization),
+        "--max_model_len", str(experiment.generation.max_model_len),
+    ]
+    return command + (["--revision", model.revision] if model.type == "hub" else [])
+
+
+def wait_briefly(seconds: float = 0.1) -> None:
+    """One turn of a main loop; a signal's handler runs at once and the next turn sees what it noted."""
+    time.sleep(seconds)

@@ -1,0 +1,1 @@
+"""Local, real stand-ins for the clusters that openrs submits to."""
