@@ -50,6 +50,7 @@ class CellsFile(Strict):
     """Array index → the cells that this task evaluates, one after the other."""
 
     schema_version: Literal[1] = 1
+    experiment_hash: str
     tasks: list[list[Cell]]
 
 

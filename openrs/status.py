@@ -116,13 +116,11 @@ def _in_its_own_words(
     state: JobState, reason: str, stage: str, submission: int, events: list[dict[str, Any]]
 ) -> tuple[JobState, str]:
     """How the newest attempt says that it ended: a scheduler only knows an exit code, and calls 75 a failure."""
-    ends = [
-        event
-        for event in events
-        if event["event"] == "end" and event.get("stage") == stage and event.get("submission") == submission
-    ]
+    mine = [event for event in events if event.get("stage") == stage and event.get("submission") == submission]
+    starts = sum(event["event"] == "start" for event in mine)
+    ends = [event for event in mine if event["event"] == "end"]
     bad = [event for event in ends if event.get("code") != DONE]
-    if not bad:
+    if not bad or len(ends) < starts:  # killed too hard to say anything
         return state, reason
     interrupted = all(event.get("code") == INTERRUPTED for event in bad)
     return JobState.INTERRUPTED if interrupted and state == JobState.FAILED else state, str(bad[-1].get("reason", reason))

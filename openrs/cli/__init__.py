@@ -1,7 +1,8 @@
 """The command line: one command a file; heavy imports stand inside the commands.
 
 typer imports rich (two thirds of its start-up time) for prettier help pages, which are switched off here. It does
-without where rich cannot be imported, so rich is hidden for just that one import; commands that draw import it themselves.
+without where rich cannot be imported, so rich is hidden for just that one import; commands that draw import it
+themselves.
 """
 
 import sys

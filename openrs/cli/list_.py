@@ -18,7 +18,12 @@ def command(json: Json = False) -> None:
             {"name": name, "title": experiment.title, "fidelity": experiment.fidelity, "hash": sha256(experiment)}
             for name, experiment in experiments.items()
         ]
-        print_json({"experiments": found, "clusters": [{"name": cluster.name, "engine": cluster.engine} for cluster in clusters]})
+        print_json(
+            {
+                "experiments": found,
+                "clusters": [{"name": cluster.name, "engine": cluster.engine} for cluster in clusters],
+            }
+        )
         return
     rows = [(name, experiment.fidelity, one_line(experiment.title)) for name, experiment in experiments.items()]
     print(table(("EXPERIMENT", "FIDELITY", "TITLE"), rows))

@@ -30,9 +30,17 @@ class Logs:
 
 def command(
     run: RunName,
-    stage: Annotated[str | None, typer.Argument(metavar="[STAGE]", help="Stage, e.g. train; by default the newest.", show_default=False)] = None,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the stage has ended.", show_default=False)] = False,
-    attempt: Annotated[int | None, typer.Option("--attempt", metavar="N", min=1, help="Attempt; by default the newest.", show_default=False)] = None,
+    stage: Annotated[
+        str | None,
+        typer.Argument(metavar="[STAGE]", help="Stage, e.g. train; by default the newest.", show_default=False),
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("-f", "--follow", help="Go on until the stage has ended.", show_default=False)
+    ] = False,
+    attempt: Annotated[
+        int | None,
+        typer.Option("--attempt", metavar="N", min=1, help="Attempt; by default the newest.", show_default=False),
+    ] = None,
     runs: Runs = RUNS,
     json: Json = False,
 ) -> None:
@@ -53,7 +61,9 @@ def command(
         return
     logs = find(record, stage, attempt)
     if not logs.files:
-        raise OpenRSError(f"run {run}: stage {logs.stage} has written no log yet; `openrs status {run}` shows its state")
+        raise OpenRSError(
+            f"run {run}: stage {logs.stage} has written no log yet; `openrs status {run}` shows its state"
+        )
     if json:
         files = [{"name": name, "text": _text(path)} for name, path in logs.files.items()]
         print_json({"run": run, "stage": logs.stage, "attempt": logs.attempt, "files": files})
@@ -91,10 +101,19 @@ def find(record: Record, stage: str | None, attempt: int | None) -> Logs:
     if attempt is not None and attempt not in known:
         there = f"there are {', '.join(map(str, known))}" if known else "there is none yet"
         raise BadInput(f"run {record.run}, stage {stage}: no attempt {attempt}; {there}")
-    chosen = [attempts[attempt or max(attempts)] for _, attempts in sorted(tasks.items()) if attempt is None or attempt in attempts]
+    chosen = [
+        attempts[attempt or max(attempts)]
+        for _, attempts in sorted(tasks.items())
+        if attempt is None or attempt in attempts
+    ]
     # The scheduler's own output is of all attempts, so it belongs to none that is asked for by its number.
-    files = [*(loose if attempt is None else []), *(file for path in chosen for file in sorted(path.iterdir()) if file.is_file())]
-    return Logs(stage, attempt or (known[-1] if known else None), {str(file.relative_to(directory)): file for file in files})
+    files = [
+        *(loose if attempt is None else []),
+        *(file for path in chosen for file in sorted(path.iterdir()) if file.is_file()),
+    ]
+    return Logs(
+        stage, attempt or (known[-1] if known else None), {str(file.relative_to(directory)): file for file in files}
+    )
 
 
 def _newest_stage(top: Path, stages: list[str]) -> str:
@@ -121,7 +140,9 @@ def _follow(record: Record, stage: str | None, attempt: int | None) -> None:
             asked = time.monotonic()
             logs = find(record, stage, attempt)
             # A stage that waits for this one writes nothing before this one has ended.
-            ended = state.state.ended or (stage is not None and next(s for s in state.stages if s.name == stage).state.ended)
+            ended = state.state.ended or (
+                stage is not None and next(s for s in state.stages if s.name == stage).state.ended
+            )
         else:
             logs = find(record, stage, attempt)
         tail.print(logs)

@@ -45,18 +45,27 @@ _complete_run = _quiet(_runs)
 ExperimentName = Annotated[
     str,
     typer.Argument(
-        metavar="EXP", help="Name of a shipped experiment (`openrs list`) or a YAML file.", show_default=False, autocompletion=_complete_experiment
+        metavar="EXP",
+        help="Name of a shipped experiment (`openrs list`) or a YAML file.",
+        show_default=False,
+        autocompletion=_complete_experiment,
     ),
 ]
 ClusterName = Annotated[
     str,
     typer.Option(
-        "--cluster", metavar="C", help="Profile: slurm, local, or one of openrs.toml.", show_default=False, autocompletion=_complete_cluster
+        "--cluster",
+        metavar="C",
+        help="Profile: slurm, local, or one of openrs.toml.",
+        show_default=False,
+        autocompletion=_complete_cluster,
     ),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a field, e.g. training.steps=20. Repeatable.", show_default=False),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a field, e.g. training.steps=20. Repeatable.", show_default=False
+    ),
 ]
 Runs = Annotated[
     Path,
@@ -67,10 +76,14 @@ NewRun = Annotated[
     str | None,
     typer.Option("--run", metavar="ID", help="Id of the run, by default made from name and time.", show_default=False),
 ]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="Id of a run.", show_default=False, autocompletion=_complete_run)]
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", help="Id of a run.", show_default=False, autocompletion=_complete_run)
+]
 RunNames = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[RUN]...", help="Ids of runs; all without one.", show_default=False, autocompletion=_complete_run),
+    typer.Argument(
+        metavar="[RUN]...", help="Ids of runs; all without one.", show_default=False, autocompletion=_complete_run
+    ),
 ]
 
 RUNS = Path("runs")

@@ -32,13 +32,16 @@ def printable(text: str) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], indent: str = "", right: Iterable[int] = ()) -> str:
-    """Columns two spaces apart, as wide as their content: a pipe may cut them by white space. `right`: aligned right."""
+    """Columns two spaces apart, as wide as their content; those in `right` are aligned right."""
     lines = [[str(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     to_right = set(right)
     text = []
     for line in lines:
-        cells = [cell.rjust(width) if i in to_right else cell.ljust(width) for i, (cell, width) in enumerate(zip(line, widths, strict=True))]
+        cells = [
+            cell.rjust(width) if i in to_right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
         text.append(f"{indent}{'  '.join(cells)}".rstrip())
     return "\n".join(text)
 

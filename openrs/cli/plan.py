@@ -25,7 +25,8 @@ def command(exp: ExperimentName, cluster: ClusterName, overrides: Overrides = No
         print_json({**plan.model_dump(mode="json"), "cost": bound})
         return
     print(f"{plan.experiment} on {plan.cluster} ({plan.engine}), {plan.hash}")
-    print(f"{plan.steps} steps of {plan.completions_per_step} completions, {plan.accumulation} micro-batches a rank and step")
+    batches = f"{plan.accumulation} micro-batches a rank and step"
+    print(f"{plan.steps} steps of {plan.completions_per_step} completions, {batches}")
     print()
     rows = [
         (
@@ -41,7 +42,13 @@ def command(exp: ExperimentName, cluster: ClusterName, overrides: Overrides = No
         )
         for stage in plan.stages
     ]
-    print(table(("STAGE", "TASKS", "CELLS", "GPUS", "CPUS", "GIB", "WALL", "AFTER", "GPU-HOURS"), rows, right=(1, 2, 4, 5, 6, 8)))
+    print(
+        table(
+            ("STAGE", "TASKS", "CELLS", "GPUS", "CPUS", "GIB", "WALL", "AFTER", "GPU-HOURS"),
+            rows,
+            right=(1, 2, 4, 5, 6, 8),
+        )
+    )
     print()
     print(f"at most {bound['gpu_hours']:g} GPU-hours{_dollars(bound, profile)}: {bound['basis']}")
 

@@ -15,7 +15,10 @@ def command(
     cluster: ClusterName,
     run: NewRun = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Write the files there: a new or empty directory.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help="Write the files there: a new or empty directory.", show_default=False
+        ),
     ] = None,
     overrides: Overrides = None,
     runs: Runs = RUNS,
@@ -34,7 +37,12 @@ def command(
         write(out, artifacts.files)
         say(f"{len(artifacts.files)} files below {out}")
     if json:
-        print_json({"run": artifacts.place.run, "files": [{"name": name, "text": text} for name, text in artifacts.files.items()]})
+        print_json(
+            {
+                "run": artifacts.place.run,
+                "files": [{"name": name, "text": text} for name, text in artifacts.files.items()],
+            }
+        )
     elif out is None:
         for name, text in artifacts.files.items():
             print(f"# ==> {name} <==")

@@ -19,4 +19,5 @@ def command(run: RunName, runs: Runs = RUNS, json: Json = False) -> None:
         print_json(sent(record))
     else:
         newest = record.submissions[-1]
-        print(f"{run} resumed on {record.cluster.name}: {', '.join(stage.name for stage in newest.stages)} (submission {newest.number})")
+        names = ", ".join(stage.name for stage in newest.stages)
+        print(f"{run} resumed on {record.cluster.name}: {names} (submission {newest.number})")

@@ -28,8 +28,9 @@ def command(kind: Annotated[Kind, typer.Argument(help="Which files.", show_defau
 def file_schema(kind: Kind) -> dict[str, Any]:
     """Schema of a file before it is resolved.
 
-    The model wants every field; a file that extends another leaves out what stays as it is, at any depth, even the `type`
-    of a union. So nothing is required, and a part need only fit one of the union's models. Keys and values stay strict.
+    The model wants every field; a file that extends another leaves out what stays as it is, at any depth, even the
+    `type` of a union. So nothing is required, and a part need only fit one of the union's models. Keys and values stay
+    strict.
     """
     from openrs.spec.cluster import Cluster
     from openrs.spec.experiment import Experiment

@@ -14,7 +14,7 @@ from openrs.cli.output import one_line, print_json, say, table
 
 if TYPE_CHECKING:
     from openrs.runs.record import Record
-    from openrs.status import RunStatus
+    from openrs.status import CellCount, RunStatus
 
 PERIOD = 2.0
 """Seconds between two looks of --watch."""
@@ -97,9 +97,20 @@ def text(found: list[RunStatus], stages: bool) -> str:
         reason = next((stage.reason for stage in status.stages if stage.state == status.state and stage.reason), "")
         cells = f"{done}/{total}" if total else "-"
         rows.append(
-            (status.run, status.experiment, status.cluster, status.state, f"{status.step}/{status.steps}", status.attempts, cells, one_line(reason))
+            (
+                status.run,
+                status.experiment,
+                status.cluster,
+                status.state,
+                f"{status.step}/{status.steps}",
+                status.attempts,
+                cells,
+                one_line(reason),
+            )
         )
-    parts = [table(("RUN", "EXPERIMENT", "CLUSTER", "STATE", "STEP", "ATTEMPTS", "CELLS", "REASON"), rows, right=(4, 5, 6))]
+    parts = [
+        table(("RUN", "EXPERIMENT", "CLUSTER", "STATE", "STEP", "ATTEMPTS", "CELLS", "REASON"), rows, right=(4, 5, 6))
+    ]
     if stages:
         lines = [
             (
@@ -107,7 +118,7 @@ def text(found: list[RunStatus], stages: bool) -> str:
                 stage.name,
                 stage.state,
                 stage.handle,
-                f"{stage.cells.done}/{stage.cells.total}{f' ({stage.cells.failed} failed)' if stage.cells.failed else ''}" if stage.cells.total else "-",
+                _cells(stage.cells),
                 one_line(stage.reason),
             )
             for status in found
@@ -115,3 +126,9 @@ def text(found: list[RunStatus], stages: bool) -> str:
         ]
         parts.append(table(("RUN", "STAGE", "STATE", "HANDLE", "CELLS", "REASON"), lines))
     return "\n\n".join(parts)
+
+
+def _cells(count: CellCount) -> str:
+    if not count.total:
+        return "-"
+    return f"{count.done}/{count.total}" + (f" ({count.failed} failed)" if count.failed else "")

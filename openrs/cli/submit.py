@@ -16,7 +16,10 @@ def command(
     exp: ExperimentName,
     cluster: ClusterName,
     run: NewRun = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Show progress until the run has ended, then its results.", show_default=False)] = False,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", help="Show progress until the run has ended, then its results.", show_default=False),
+    ] = False,
     overrides: Overrides = None,
     runs: Runs = RUNS,
     json: Json = False,
@@ -38,7 +41,7 @@ def command(
         from openrs.cli.watch import watch_run
 
         # With --json, standard output holds the JSON and nothing else.
-        raise typer.Exit(watch_run(record, runs, show=say if json else print))
+        raise typer.Exit(watch_run(record, show=say if json else print))
     say(f"openrs: `openrs status {record.run}` and `openrs logs {record.run} -f` show how it goes")
 
 

@@ -33,9 +33,9 @@ class Patience:
     """Asks for the status, and goes on while a scheduler is away for a short time."""
 
     def __init__(self, ask: Callable[[], list[RunStatus]]) -> None:
-        self._ask, self._trouble, self._last = ask, None, []  # type: ignore[var-annotated]
-        self._trouble: float | None
-        self._last: list[RunStatus]
+        self._ask = ask
+        self._trouble: float | None = None
+        self._last: list[RunStatus] = []
 
     def look(self) -> list[RunStatus]:
         """The newest status that there is. Raises OpenRSError when patience is at its end."""
@@ -50,12 +50,15 @@ class Patience:
         lost = [status.run for status in found if status.state == "UNKNOWN"]
         self._trouble = (self._trouble or now) if lost else None
         if self._trouble is not None and now - self._trouble > PATIENCE:
-            raise OpenRSError(f"run {lost[0]}: the scheduler no longer knows it and it is not complete; `openrs logs {lost[0]}` shows its end")
+            run = lost[0]
+            raise OpenRSError(
+                f"run {run}: not complete, and the scheduler no longer knows it; `openrs logs {run}` shows its end"
+            )
         self._last = found
         return found
 
 
-def watch_run(record: Record, runs: Path, show: Show) -> int:
+def watch_run(record: Record, show: Show) -> int:
     """Shows progress until the run has ended, then its results. The exit code of `submit --watch`."""
     try:
         state = _follow(record)
@@ -68,7 +71,9 @@ def watch_run(record: Record, runs: Path, show: Show) -> int:
         return 0
     bad = next((stage for stage in state.stages if stage.state == state.state), None)
     where = f" in stage {bad.name}{f' ({bad.reason})' if bad.reason else ''}" if bad else ""
-    way_out = "" if state.state == "CANCELLED" else f"; `openrs logs {record.run}{f' {bad.name}' if bad else ''}` shows why"
+    way_out = (
+        "" if state.state == "CANCELLED" else f"; `openrs logs {record.run}{f' {bad.name}' if bad else ''}` shows why"
+    )
     say(one_line(f"openrs: {record.run} {state.state}{where}{way_out}"))
     return 1
 
@@ -134,7 +139,11 @@ def _training(state: RunStatus, lines: list[dict[str, Any]]) -> str:
     if lines:
         newest = lines[-1]
         rewards = newest.get("rewards") or {}
-        parts += [f"{name} {value:.2f}" for name, value in (("reward", newest.get("reward")), ("accuracy", rewards.get("accuracy"))) if value is not None]
+        parts += [
+            f"{name} {value:.2f}"
+            for name, value in (("reward", newest.get("reward")), ("accuracy", rewards.get("accuracy")))
+            if value is not None
+        ]
         seconds = [float(line["seconds"]) for line in lines if line.get("seconds") is not None]
         left = state.steps - state.step
         if seconds and left > 0:

@@ -116,7 +116,10 @@ def _hub_rows(data: HubData) -> Iterable[dict[str, Any]]:
     except Exception as error:
         if isinstance(error, ValueError) and "split" in str(error).lower():
             raise BadInput(f"{what}: has no split {data.split!r} ({' '.join(str(error).split())[:200]})") from None
-        raise (hub_problem(error, what) or error) from error
+        problem = hub_problem(error, what)
+        if problem:
+            raise problem from None
+        raise
     return islice(dataset, data.limit)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -10,10 +11,10 @@ from typing import Protocol
 
 from openrs.errors import BadInput
 from openrs.plan import Plan, Stage
-from openrs.spec.canonical import pretty
+from openrs.spec.canonical import canonical, pretty
 from openrs.spec.cluster import Cluster
 from openrs.spec.experiment import Experiment
-from openrs.stage import CellsFile, StageFile
+from openrs.stage import Cell, CellsFile, StageFile
 
 
 class JobState(StrEnum):
@@ -151,5 +152,12 @@ def common_files(experiment: Experiment, plan: Plan, place: Place, cluster: Clus
     for stage in plan.stages:
         files[f"{stage.name}/stage.json"] = pretty(stage_file(experiment, plan, stage, place, cluster))
         if stage.tasks is not None:
-            files[f"{stage.name}/cells.json"] = pretty(CellsFile(tasks=stage.tasks))
+            files[f"{stage.name}/cells.json"] = _cells_text(plan.hash, stage.tasks)
     return files
+
+
+def _cells_text(digest: str, tasks: list[list[Cell]]) -> str:
+    """A `CellsFile`, one task a line, for people's eyes."""
+    head, _, tail = canonical(CellsFile(experiment_hash=digest, tasks=[])).partition("[]")
+    lines = ",\n".join("  " + json.dumps([cell.model_dump() for cell in task]) for task in tasks)
+    return f"{head}[\n{lines}\n]{tail}\n"

@@ -38,6 +38,7 @@ class LocalEngine:
         code = place.directory / "submission" / str(place.submission) / "code"
         for index, stage in enumerate(plan.stages):
             command = {
+                "experiment_hash": plan.hash,
                 "argv": [self.cluster.python or sys.executable, "-m", "openrs.worker.local", "stage.json"],
                 "environment": {"PYTHONPATH": str(code)},
                 "setup": self.cluster.setup,

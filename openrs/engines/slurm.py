@@ -5,7 +5,6 @@ sbatch(1), srun(1), scontrol(1) of Slurm 22.05 and later.
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import subprocess
@@ -46,8 +45,8 @@ class SlurmEngine:
         return Artifacts(place, plan, files)
 
     def _script(self, stage: Stage, plan: Plan, place: Place, grace: int) -> str:
-        directory = place.directory
-        submission = directory / "submission" / str(place.submission)
+        check_shell(self.cluster.setup)
+        submission = place.directory / "submission" / str(place.submission)
         python = self.cluster.python or sys.executable
         return template("slurm", "job.sbatch.j2").render(
             run=place.run,
@@ -66,7 +65,7 @@ class SlurmEngine:
         cluster, resources = self.cluster, stage.resources
         gpus = f"{resources.gpu_type}:{resources.gpus}" if resources.gpu_type else str(resources.gpus)
         pattern = "%A_%a" if stage.tasks is not None else "%j"
-        logs = str(place.directory / "logs" / stage.name).replace("\\", "\\\\").replace("%", "%%")
+        logs = place.directory / "logs" / stage.name
         options: list[tuple[str, str | None]] = [
             ("job-name", f"{place.run}-{stage.name}-{place.submission}"),
             ("comment", f"openrs run={place.run} stage={stage.name} experiment={plan.experiment} spec={plan.hash}"),
@@ -84,7 +83,7 @@ class SlurmEngine:
             ("gpus-per-node", gpus if resources.gpus and cluster.gpu_request == "gpus-per-node" else None),
             ("time", slurm_time(resources.minutes)),
             ("signal", f"USR2@{min(grace, resources.minutes * 30)}"),
-            ("output", f"{logs}/slurm-{pattern}.out"),
+            ("output", log_pattern(logs, f"slurm-{pattern}.out")),
             ("mail-user", cluster.mail_user),
             ("mail-type", cluster.mail_type),
             ("export", ",".join(EXPORTED)),
@@ -133,9 +132,29 @@ def slurm_time(minutes: int) -> str:
 
 
 def quote(option: str, value: str) -> str:
-    """`value` so that sbatch reads it back unchanged from a directive. Raises BadInput for what no quoting can carry."""
+    """`value` so that sbatch reads it back unchanged from a directive. Raises BadInput for what no quoting can carry.
+
+    sbatch's own rule, not the shell's: a backslash escapes also inside quotes, `#` begins a comment outside of them.
+    """
     if any(ord(char) < 32 or ord(char) == 127 for char in value):
         raise BadInput(f"{option}: {value!r} has a control character, which a Slurm directive cannot carry")
-    return value if _PLAIN.match(value) else shlex.quote(value)
+    if _PLAIN.match(value):
+        return value
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
+def check_shell(lines: list[str]) -> None:
+    """Raises BadInput for setup lines that are not whole shell commands: they would swallow what follows them."""
+    if not lines:
+        return
+    checked = subprocess.run(["bash", "-n"], input="\n".join(lines) + "\n", capture_output=True, text=True, check=False)
+    if checked.returncode or checked.stderr:
+        words = checked.stderr.strip().splitlines()
+        raise BadInput(f"setup: not valid shell ({words[0].removeprefix('bash: ') if words else 'bash -n refuses it'})")
+
+
+def log_pattern(directory: Path, pattern: str) -> str:
+    """A path below `directory` in sbatch's file name patterns, where `%` is special and a backslash switches them off."""
+    if "\\" in str(directory):
+        raise BadInput(f"--runs: {str(directory)!r} has a backslash, which Slurm's log file names cannot carry")
+    return f"{str(directory).replace('%', '%%')}/{pattern}"

@@ -285,9 +285,10 @@ The base model of openrs' smoke experiment: a Qwen2 of 213,504 parameters (2 lay
 token a character) that answers sums such as `3+8-2+1=?`. It exists to show GRPO learn something real on a
 CPU within a minute, and is good for nothing else.
 
-It knows how to work a sum out, and is right most of the time when it does, but it mostly guesses: its warm-up
-ended with {round(100 * WORKED_SHARE)} % worked and {round(100 * GUESS_SHARE)} % guessed answers, the rest broken.
-GRPO finds that working pays. It selects a behaviour that is there; it hardly improves the arithmetic.
+It knows how to work a sum out, and is right most of the time when it does, but it mostly guesses: its
+warm-up ended with {round(100 * WORKED_SHARE)} % worked and {round(100 * GUESS_SHARE)} % guessed answers, the
+rest broken. GRPO finds that working pays. It selects a behaviour that is there; it hardly improves the
+arithmetic.
 
 Held-out problems (`crc32(expression) % 10 == 0`, never trained on), n = {scores[0].n}:
 

@@ -17,7 +17,9 @@ HELD_OUT = ("#c8501e", "#3a7d44", "#7b4fa3", "#a08000", "#444444")
 def draw(directory: Path) -> Path | None:
     """Writes `report/reward.png` from `metrics.jsonl` and the finished cells; None where no step has been trained."""
     # A step that was repeated after a crash has several lines: the last one is the one that counted.
-    steps = {int(line["step"]): line for line in read_lines(directory / "metrics.jsonl") if line.get("reward") is not None}
+    steps = {
+        int(line["step"]): line for line in read_lines(directory / "metrics.jsonl") if line.get("reward") is not None
+    }
     if not steps:
         return None
     lines = [steps[step] for step in sorted(steps)]
@@ -28,8 +30,10 @@ def draw(directory: Path) -> Path | None:
 
 
 def moving_average(values: Sequence[float], window: int) -> list[float]:
-    """Mean of each value and the `window - 1` before it (of fewer at the start)."""
-    return [sum(values[max(0, i - window + 1) : i + 1]) / len(values[max(0, i - window + 1) : i + 1]) for i in range(len(values))]
+    """Mean of each value and its neighbours, `window` in all where they exist: centred, so that it does not lag."""
+    half = window // 2
+    parts = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
+    return [sum(part) / len(part) for part in parts]
 
 
 def _png(title: str, lines: list[dict[str, Any]], results: list[Result]) -> bytes:
@@ -37,7 +41,7 @@ def _png(title: str, lines: list[dict[str, Any]], results: list[Result]) -> byte
 
     with_accuracy = [line for line in lines if (line.get("rewards") or {}).get("accuracy") is not None]
     panels = 2 if with_accuracy or results else 1
-    window = max(1, min(10, len(lines) // 4))
+    window = max(1, min(25, len(lines) // 8) // 2 * 2 + 1)
     figure = Figure(figsize=(7.5, 2.9 * panels + 0.4), layout="constrained", dpi=130)
     axes = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
     axes[0].set_title(title)
@@ -45,10 +49,19 @@ def _png(title: str, lines: list[dict[str, Any]], results: list[Result]) -> byte
     axes[0].set_ylabel("reward")
     if panels == 2:
         if with_accuracy:
-            _series(axes[1], with_accuracy, [float(line["rewards"]["accuracy"]) for line in with_accuracy], window, "training problems, one step")
+            _series(
+                axes[1],
+                with_accuracy,
+                [float(line["rewards"]["accuracy"]) for line in with_accuracy],
+                window,
+                "training problems, one step",
+            )
         for color, benchmark in zip(HELD_OUT, dict.fromkeys(result.benchmark for result in results), strict=False):
             found = [result for result in results if result.benchmark == benchmark]
-            errors = [[result.score - result.low for result in found], [result.high - result.score for result in found]]
+            errors = [
+                [max(0.0, result.score - result.low) for result in found],
+                [max(0.0, result.high - result.score) for result in found],
+            ]
             axes[1].errorbar(
                 [result.step or 0 for result in found], [result.score for result in found], yerr=errors,
                 fmt="o", color=color, capsize=3, label=f"{benchmark}, 95 % interval",
@@ -68,4 +81,6 @@ def _series(axis: Any, lines: list[dict[str, Any]], values: list[float], window:
     steps = [line["step"] for line in lines]
     axis.plot(steps, values, color=SCORED, linewidth=1, marker=".", markersize=4, label=label)
     if window > 1:
-        axis.plot(steps, moving_average(values, window), color=TREND, linewidth=2, label=f"moving average of {window} steps")
+        axis.plot(
+            steps, moving_average(values, window), color=TREND, linewidth=2, label=f"moving average of {window} steps"
+        )

@@ -66,7 +66,11 @@ def _pooled(cells: list[dict[str, Any]]) -> Result:
     n = sum(cell["n"] for cell in cells)
     score = sum(cell["score"] * cell["n"] for cell in cells) / n
     low, high = cells[0]["interval"] if len(cells) == 1 else wilson(score * n, n)
-    reasoned = [(cell["reasoned"] * cell["n"], cell.get("reasoned_accuracy")) for cell in cells if cell.get("reasoned") is not None]
+    reasoned = [
+        (cell["reasoned"] * cell["n"], cell.get("reasoned_accuracy"))
+        for cell in cells
+        if cell.get("reasoned") is not None
+    ]
     right = [(count, accuracy) for count, accuracy in reasoned if accuracy is not None and count]
     return Result(
         checkpoint=cells[0]["checkpoint"],
@@ -78,7 +82,9 @@ def _pooled(cells: list[dict[str, Any]]) -> Result:
         low=low,
         high=high,
         reasoned=sum(count for count, _ in reasoned) / n if reasoned else None,
-        reasoned_accuracy=sum(count * accuracy for count, accuracy in right) / sum(count for count, _ in right) if right else None,
+        reasoned_accuracy=sum(count * accuracy for count, accuracy in right) / sum(count for count, _ in right)
+        if right
+        else None,
         seconds=sum(cell.get("seconds") or 0.0 for cell in cells),
         samples=[sample for cell in cells for sample in cell.get("samples") or []],
     )
@@ -89,7 +95,11 @@ def results_text(results: Sequence[Result]) -> str:
     base = {result.benchmark: result.score for result in results if result.step is None}
     rows = []
     for result in results:
-        gain = "-" if result.step is None or result.benchmark not in base else f"{100 * (result.score - base[result.benchmark]):+.1f}"
+        gain = (
+            "-"
+            if result.step is None or result.benchmark not in base
+            else f"{100 * (result.score - base[result.benchmark]):+.1f}"
+        )
         rows.append(
             (
                 result.benchmark,
@@ -103,7 +113,17 @@ def results_text(results: Sequence[Result]) -> str:
                 duration(result.seconds),
             )
         )
-    header = ("benchmark", "checkpoint", "answers", "accuracy %", "95 % interval", "gain (points)", "reasoned %", "accuracy of reasoned %", "time")
+    header = (
+        "benchmark",
+        "checkpoint",
+        "answers",
+        "accuracy %",
+        "95 % interval",
+        "gain (points)",
+        "reasoned %",
+        "accuracy of reasoned %",
+        "time",
+    )
     return table(header, rows, right=range(2, 9))
 
 
@@ -114,12 +134,16 @@ def _percent(value: float | None) -> str:
 def samples_text(results: Sequence[Result]) -> str:
     """One completion of the base model and one of the last checkpoint, of the same problem where both have one.
 
-    The choice favours a problem that shows the change (wrong before, right after), so it is an illustration, no evidence.
+    The choice favours a problem that shows the change (wrong before, right after): an illustration, no evidence.
     """
     first = next((result for result in results if result.step is None and result.samples), None)
     if first is None:
         return ""
-    after = [result for result in results if result.benchmark == first.benchmark and result.step is not None and result.samples]
+    after = [
+        result
+        for result in results
+        if result.benchmark == first.benchmark and result.step is not None and result.samples
+    ]
     if not after:
         return _sample("before (base model)", first.samples[0])
     last = after[-1]

@@ -25,7 +25,8 @@ def is_correct(gold: str, completion: str) -> bool | None:
     if not parsed:
         return None
     answer = _parse_answer(completion)
-    # The order matters: for `x = 5` against `5` and for sets, math-verify is lenient on the target's side only.
+    # The order matters: of an equation in the target, its right side alone is enough (`x = 5` for the gold `5`); with the
+    # two exchanged, `1` would pass for the gold `2x + z = 1`.
     return bool(answer) and bool(verify(list(parsed), answer))
 
 

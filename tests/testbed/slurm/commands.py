@@ -10,9 +10,10 @@ from tests.testbed.slurm.daemons import BedError, system_path
 
 # Slurm 22.05 has no field for restarts: a requeued job has one record per run (`sacct -D`).
 FIELDS = (
-    "JobID JobIDRaw JobName State Start End Submit Elapsed ExitCode DerivedExitCode NodeList Partition "
-    "Account QOS AllocTRES ReqTRES Timelimit Reason Comment SubmitLine WorkDir"
-).split()
+    *("JobID", "JobIDRaw", "JobName", "State", "Start", "End", "Submit", "Elapsed", "ExitCode"),
+    *("DerivedExitCode", "NodeList", "Partition", "Account", "QOS", "AllocTRES", "ReqTRES", "Timelimit"),
+    *("Reason", "Comment", "SubmitLine", "WorkDir"),
+)
 _KEY = re.compile(r"(?:^| )([A-Z][A-Za-z_]*(?:[:/][A-Za-z]+)*)=")
 _OWN = re.compile(r"(SLURM|SBATCH|SRUN|SALLOC|SACCT|SQUEUE|SINFO)")
 
@@ -61,13 +62,9 @@ class SlurmCommands:
     ) -> "subprocess.CompletedProcess[str]":
         """Run a command; the caller looks at its code."""
         environment = {**self.environment(), **(env or {})}
-        return subprocess.run(
-            args, env=environment, input=stdin, capture_output=True, text=True, timeout=timeout
-        )
+        return subprocess.run(args, env=environment, input=stdin, capture_output=True, text=True, timeout=timeout)
 
-    def run(
-        self, *args: str, check: bool = True, env: Mapping[str, str] | None = None, stdin: str = ""
-    ) -> str:
+    def run(self, *args: str, check: bool = True, env: Mapping[str, str] | None = None, stdin: str = "") -> str:
         """Run a command and give what it printed; with `check`, CommandFailed unless it ended with 0."""
         done = self.call(*args, env=env, stdin=stdin)
         if check and done.returncode != 0:
@@ -75,12 +72,12 @@ class SlurmCommands:
         return done.stdout
 
     def submit(self, script: str, *options: str, env: Mapping[str, str] | None = None) -> str:
-        """sbatch a script's text (`#!/bin/bash` is put before it if it has no such line); the job's id."""
+        """Submit a script's text (`#!/bin/bash` is put before it if it has no such line); the job's id."""
         text = script if script.startswith("#!") else f"#!/bin/bash\n{script}"
         return self.run("sbatch", "--parsable", *options, env=env, stdin=text).strip()
 
     def node_states(self) -> dict[str, str]:
-        """sinfo's word for every node (`idle`, `down*`, …); empty when no controller answers."""
+        """The word of sinfo for every node (`idle`, `down*`, …); empty when no controller answers."""
         done = self.call("sinfo", "-h", "-N", "-p", "main", "-o", "%N %T")
         return dict(line.split() for line in done.stdout.splitlines()) if done.returncode == 0 else {}
 
@@ -117,13 +114,8 @@ class SlurmCommands:
         while True:
             expected = {job["JobId"]: (int(job["Restarts"]) + 1, job["JobState"]) for job in self.jobs(jobid)}
             rows = self.rows(jobid, steps)
-            found = {
-                raw: [row["State"].split()[0] for row in rows if row["JobIDRaw"] == raw] for raw in expected
-            }
-            if all(
-                len(found[raw]) >= count and found[raw][-1] == state
-                for raw, (count, state) in expected.items()
-            ):
+            found = {raw: [row["State"].split()[0] for row in rows if row["JobIDRaw"] == raw] for raw in expected}
+            if all(len(found[raw]) >= count and found[raw][-1] == state for raw, (count, state) in expected.items()):
                 return rows
             if time.monotonic() > deadline:
                 raise BedError(f"accounting has {found} for {expected} (runs, state) after {timeout:g} s")

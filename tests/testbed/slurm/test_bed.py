@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,7 @@ def test_gpus_are_bound(bed: SlurmBed, tmp_path: Path) -> None:
     assert lines[:3] == ["node02", "0,1,2,3", "0,1,2,3"]
     assert lines[3].split() == ["127.0.0.1", "node03"]
     (record,) = bed.records(job)
-    assert record["State"] == "COMPLETED" and record["NodeList"] == "node02"
+    assert (record["State"], record["NodeList"]) == ("COMPLETED", "node02")
     assert "gres/gpu:a40=4" in record["AllocTRES"]
     assert [row["JobID"] for row in bed.records(job, steps=True)] == [job, f"{job}.batch", f"{job}.0"]
 
@@ -102,7 +103,7 @@ def test_what_no_node_has_is_refused(bed: SlurmBed, gres: str) -> None:
         bed.submit("true", f"--gres={gres}")
 
 
-@pytest.mark.parametrize("notice", [False, True])
+@pytest.mark.parametrize("notice", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_node_crash_requeues_the_job(bed: SlurmBed, tmp_path: Path, notice: bool) -> None:
     out = tmp_path / "out"
     once = f'echo run ${{SLURM_RESTART_COUNT:-0}} >> {out}; test -n "$SLURM_RESTART_COUNT" || srun sleep 300'
@@ -134,6 +135,7 @@ def test_preemption_reaches_the_step(bed: SlurmBed, tmp_path: Path, user_signal:
     bed.run("scancel", low)
 
 
+@pytest.mark.slow
 def test_running_job_outlives_the_controller(bed: SlurmBed, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     job = bed.submit(f"until [ -e {gate} ]; do sleep 0.2; done", "-o", "/dev/null")
@@ -185,12 +187,14 @@ def test_interrupted_process_leaves_nothing() -> None:
             stderr=subprocess.DEVNULL,
         )
         with holder:
-            assert holder.stdout is not None and holder.stdout.readline() == b"up\n"
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"up\n"
             holder.send_signal(how)
         deadline = time.monotonic() + 15
         while (directory.exists() or alive(str(directory))) and time.monotonic() < deadline:
             time.sleep(0.1)
-        assert not directory.exists() and alive(str(directory)) == []
+        assert not directory.exists()
+        assert alive(str(directory)) == []
 
 
 def test_by_hand() -> None:
@@ -201,7 +205,8 @@ def test_by_hand() -> None:
     assert up.stdout == f"export SLURM_CONF={directory}/etc/slurm.conf\n"
     down = subprocess.run([*command, "down", str(directory)], cwd=ROOT, capture_output=True, text=True)
     assert (down.returncode, down.stderr) == (0, "")
-    assert alive(str(directory)) == [] and not directory.exists()
+    assert alive(str(directory)) == []
+    assert not directory.exists()
 
 
 def test_a_directory_that_is_no_bed_is_left_alone(tmp_path: Path) -> None:
@@ -221,7 +226,7 @@ def test_port_blocks_do_not_overlap() -> None:
     firsts = sorted(first for first, _ in blocks)
     for _, lock in blocks:
         lock.close()
-    assert all(later - earlier >= 6 for earlier, later in zip(firsts, firsts[1:], strict=False))
+    assert all(later - earlier >= 6 for earlier, later in pairwise(firsts))
 
 
 def test_parse_job() -> None:

@@ -1,0 +1,127 @@
+"""One rank's session: find what to go on from, put the trainer together, train, and say how it ended."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import urllib.request
+import warnings
+from collections.abc import Callable
+
+from openrs.data.load import commit, fingerprint, load
+from openrs.errors import BadInput
+from openrs.runs.directory import RunDirectory
+from openrs.spec.experiment import Experiment
+from openrs.stage import StageFile
+from openrs.training import checkpoint, observe
+from openrs.training.stop import StopRequested
+from openrs.worker.exits import DONE, INTERRUPTED
+from openrs.worker.rank import Rank
+
+SERVER_MINUTES = 20
+"""A generation server loads its model in so much time or not at all."""
+
+
+def run_session(stage: StageFile, experiment: Experiment, run: RunDirectory, rank: Rank) -> int:
+    """Trains from the newest complete checkpoint to the end (0) or to a stop (75). Raises OpenRSError, LeaseLost."""
+    problems = load(experiment.data)
+    found, rejected = checkpoint.newest_valid(run.checkpoints, stage.experiment_hash, rank.world)
+    step = found.step if found else 0
+    if rank.rank == 0:
+        _begin(experiment, problems, run, rank, step, rejected)
+    if step < experiment.training.steps:
+        try:
+            server = _wait_for_server(experiment, rank)
+            _quiet(experiment)
+            _single_process(rank)
+            from openrs.training.trainer import train
+
+            train(stage, experiment, problems, run, rank, found, server)
+        except StopRequested:
+            return INTERRUPTED
+    if rank.rank == 0:
+        rank.check_lease()
+        run.mark_complete("train", step=experiment.training.steps)
+    return DONE
+
+
+def _begin(
+    experiment: Experiment,
+    problems: list[dict[str, str]],
+    run: RunDirectory,
+    rank: Rank,
+    step: int,
+    rejected: list[checkpoint.Rejected],
+) -> None:
+    rank.check_lease()
+    run.checkpoints.mkdir(parents=True, exist_ok=True)
+    stale = checkpoint.clean(run.checkpoints)
+    observe.cut_metrics(run.metrics, step)
+    model, data = experiment.model, experiment.data
+    run.log(
+        "trainer",
+        "training",
+        attempt=rank.attempt,
+        from_step=step,
+        rejected=[entry._asdict() for entry in rejected],
+        removed=stale,
+        model_commit=commit(model) if model.type == "hub" else None,
+        data_commit=commit(data) if data.type == "hub" else None,
+        data_sha256=fingerprint(problems),
+        problems=len(problems),
+    )
+
+
+def _wait_for_server(experiment: Experiment, rank: Rank) -> tuple[str, int] | None:
+    """Host and port of the generation server, once it answers; None where the experiment has none.
+
+    TRL would wait too, but without looking for a request to stop. Raises BadInput, StopRequested, TimeoutError.
+    """
+    if experiment.generation.type != "vllm-server":
+        return None
+    address = os.environ.get("OPENRS_GENERATION_SERVER", "")
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit():
+        raise BadInput(f"OPENRS_GENERATION_SERVER = {address!r}: generation.type vllm-server needs host:port of the server")
+    if rank.rank == 0:
+        await_server(f"http://{host}:{port}/health/", rank.stop_requested)
+    return host, int(port)
+
+
+def await_server(
+    url: str, stop_requested: Callable[[], bool], seconds: float = SERVER_MINUTES * 60, pause: float = 1.0
+) -> None:
+    """Returns when `url` answers 200. Raises StopRequested, or TimeoutError after `seconds`."""
+    # A proxy of the site must not stand between two processes of one node.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if stop_requested():
+            raise StopRequested
+        try:
+            with opener.open(url, timeout=5) as answer:
+                if answer.status == 200:
+                    return
+        except OSError:
+            pass  # not up yet
+        time.sleep(pause)
+    raise TimeoutError(f"the generation server did not answer at {url} for {seconds:.0f} s; see its log")
+
+
+def _single_process(rank: Rank) -> None:
+    """Lets accelerate see one plain process where there is one: else it opens a process group and wraps the model."""
+    if rank.world == 1:
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+            os.environ.pop(name, None)
+
+
+def _quiet(experiment: Experiment) -> None:
+    """Keeps standard error for what a person must read: the libraries warn about their own future and defaults."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not experiment.resources.gpus:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed looks for a GPU even where nobody uses it, and warns
+    logging.disable(logging.INFO)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)

@@ -1,0 +1,152 @@
+"""A stand-in for the supervisor: it makes a run directory with a stage, and starts one rank on it by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from openrs.plan import cells
+from openrs.runs.directory import RunDirectory
+from openrs.runs.files import write_atomic
+from openrs.runs.lease import Lease
+from openrs.spec.canonical import pretty, sha256
+from openrs.spec.experiment import Experiment
+from openrs.spec.load import load_experiment
+from openrs.stage import CellsFile, Process, StageFile
+
+TTL = 3600.0
+"""Long enough that nothing has to renew a test's lease."""
+
+
+def tiny(*overrides: str) -> Experiment:
+    """The smoke experiment made small: two steps of three prompts, on 60 problems."""
+    small = [
+        "training.steps=2",
+        "training.prompts_per_step=3",
+        "training.micro_batch=18",
+        "data.count=60",
+        "checkpoint.every_steps=1",
+        "evaluation.at_steps=[]",
+        "evaluation.benchmarks.0.data.count=20",
+    ]
+    return load_experiment("smoke", [*small, *overrides])
+
+
+@dataclass
+class Job:
+    """One stage of a run in a temporary directory."""
+
+    run: RunDirectory
+    stage_path: Path
+    experiment: Experiment
+    lease: Lease
+    stop_flag: Path
+    attempt: int = 0
+
+    def environment(self) -> dict[str, str]:
+        """What a supervisor would set for a single rank."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        return os.environ | {
+            "RANK": "0",
+            "LOCAL_RANK": "0",
+            "WORLD_SIZE": "1",
+            "LOCAL_WORLD_SIZE": "1",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "CUDA_VISIBLE_DEVICES": "",
+            "ACCELERATE_USE_CPU": "true",
+            "OPENRS_ATTEMPT": str(self.attempt),
+            "OPENRS_STOP_FLAG": str(self.stop_flag),
+            "OPENRS_LEASE": str(self.lease.path),
+            "OPENRS_LEASE_NONCE": self.lease.nonce,
+            "OPENRS_LEASE_SECONDS": str(TTL),
+            "OMP_NUM_THREADS": "1",
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+
+    def start(self, module: str = "openrs.training", *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """Starts the rank of the next attempt."""
+        self.attempt += 1
+        self.stop_flag.unlink(missing_ok=True)
+        return subprocess.Popen(
+            [sys.executable, "-m", module, str(self.stage_path), *arguments],
+            env=self.environment() | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def finish(self, module: str = "openrs.training", *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Runs the rank of the next attempt to its end."""
+        process = self.start(module, *arguments, **environment)
+        out, err = process.communicate(timeout=300)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def stop_after(self, step: int, process: subprocess.Popen[str]) -> int:
+        """Asks to stop once a step is in the metrics; the exit code."""
+        wait_for(lambda: self.run.progress().get("step", 0) >= step or process.poll() is not None)
+        self.stop_flag.touch()
+        process.communicate(timeout=120)
+        return process.returncode
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The metrics lines without what differs from run to run."""
+        lines = [json.loads(line) for line in self.run.metrics.read_text().splitlines()]
+        return [{key: line[key] for key in line if key not in ("time", "seconds", "attempt")} for line in lines]
+
+
+def wait_for(condition: Any, seconds: float = 120.0) -> None:
+    """Polls until the condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+
+
+def make_job(root: Path, experiment: Experiment, steps: list[int | None] | None = None) -> Job:
+    """A run directory in `root` with one stage: training, or the cells of the checkpoints of `steps` as one task each."""
+    run = RunDirectory(root)
+    kind = "train" if steps is None else "cells"
+    directory = run.submission(1) / kind
+    directory.mkdir(parents=True, exist_ok=True)
+    write_atomic(run.submission(1) / "spec.json", pretty(experiment))
+    cells_file = None
+    if steps is not None:
+        cells_file = f"submission/1/{kind}/cells.json"
+        tasks = CellsFile(experiment_hash=sha256(experiment), tasks=[cells(experiment, [step]) for step in steps])
+        write_atomic(run.path / cells_file, pretty(tasks))
+    stage = StageFile(
+        run="test",
+        submission=1,
+        stage=kind,
+        kind="train" if steps is None else "cells",
+        experiment=experiment.name,
+        experiment_hash=sha256(experiment),
+        run_dir=str(root),
+        cells_file=cells_file,
+        processes=[Process(role="trainer" if steps is None else "cell", world=1, gpus=[])],
+        gpus=0,
+        environment={},
+        secrets={},
+        steps=experiment.training.steps,
+        wall_seconds=None,
+        grace_seconds=30,
+        max_attempts=10,
+        node_fault_retries=0,
+        lease_seconds=int(TTL),
+    )
+    write_atomic(directory / "stage.json", pretty(stage))
+    lease = Lease(root / "leases" / f"{kind}-{secrets.token_hex(2)}.json", TTL, {"attempt": 1})
+    assert lease.acquire(wait=lambda seconds: None)
+    return Job(run, directory / "stage.json", experiment, lease, root / f"stop-{kind}")
