@@ -12,8 +12,9 @@ import typer
 
 from openrs import __version__
 from openrs.cli import cancel, check, list_, logs, plan, render, resume, schema, show, status, submit
-from openrs.cli.output import one_line, say
+from openrs.cli.output import say
 from openrs.errors import BadInput, OpenRSError
+from openrs.report.text import one_line
 
 app = typer.Typer(
     name="openrs",

@@ -7,7 +7,8 @@ from openrs.cli.options import Json
 
 def command(json: Json = False) -> None:
     """Experiments and clusters known here."""
-    from openrs.cli.output import one_line, print_json, table
+    from openrs.cli.output import print_json
+    from openrs.report.text import one_line, table
     from openrs.spec.canonical import sha256
     from openrs.spec.load import cluster_names, load_cluster, load_experiment, shipped_experiments
 

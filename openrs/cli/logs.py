@@ -75,7 +75,7 @@ def command(
 
 
 def _text(path: Path) -> str:
-    from openrs.cli.output import printable
+    from openrs.report.text import printable
 
     # A progress bar rewrites its line by \r: what a person saw last is what counts.
     lines = path.read_bytes().decode(errors="replace").replace("\r\n", "\n").split("\n")
@@ -155,14 +155,17 @@ class Tail:
     """Prints files as they grow, with a header where the file changes."""
 
     def __init__(self) -> None:
+        self._files: dict[Path, str] = {}
         self._offsets: dict[Path, int] = {}
         self._shown: Path | None = None
 
     def print(self, logs: Logs) -> None:
         """Prints what is new."""
-        from openrs.cli.output import printable
+        from openrs.report.text import printable
 
-        for name, path in logs.files.items():
+        # Also those of an attempt that is no longer the newest: its last lines say why.
+        self._files |= {path: name for name, path in logs.files.items()}
+        for path, name in self._files.items():
             offset = self._offsets.get(path, 0)
             try:
                 with open(path, "rb") as file:

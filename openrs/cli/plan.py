@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 def command(exp: ExperimentName, cluster: ClusterName, overrides: Overrides = None, json: Json = False) -> None:
     """Stages, resources, steps, and the most they can cost."""
-    from openrs.cli.output import print_json, table
+    from openrs.cli.output import print_json
     from openrs.plan import make_plan
+    from openrs.report.text import table
     from openrs.spec.load import load_cluster, load_experiment
 
     profile = load_cluster(cluster)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from openrs.cli.options import RUNS, Json, RunNames, Runs
-from openrs.cli.output import one_line, print_json, say, table
+from openrs.cli.output import print_json, say
+from openrs.report.text import one_line, table
 
 if TYPE_CHECKING:
     from openrs.runs.record import Record

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openrs.cli.output import duration, one_line, say
+from openrs.cli.output import say
 from openrs.errors import OpenRSError
+from openrs.report.text import duration, one_line
 
 if TYPE_CHECKING:
     from openrs.runs.record import Record
@@ -115,7 +116,7 @@ def _screen() -> Iterator[Callable[[str, str, bool], None]]:
 
 
 def progress_line(record: Record, state: RunStatus) -> str:
-    """`smoke-… RUNNING  train: step 12/40, reward 1.31, accuracy 0.62, about 14 s left`."""
+    """`smoke-… RUNNING | train: step 12/40, reward 1.31, accuracy 0.62, about 14 s left`."""
     from openrs.runs.directory import RunDirectory
     from openrs.runs.files import read_lines
 
@@ -131,7 +132,7 @@ def progress_line(record: Record, state: RunStatus) -> str:
             stages.append(f"{stage.name}: pending{f' ({stage.reason})' if stage.reason else ''}")
         else:
             stages.append(f"{stage.name}: {_training(state, list(read_lines(directory.metrics))[-20:])}")
-    return one_line(f"{state.run} {state.state}  {' | '.join(stages)}")
+    return one_line(f"{state.run} {state.state} | {' | '.join(stages)}")
 
 
 def _training(state: RunStatus, lines: list[dict[str, Any]]) -> str:

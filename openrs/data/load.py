@@ -80,7 +80,9 @@ def commit(item: HubModel | HubData) -> str | None:
     kind = "model" if isinstance(item, HubModel) else "dataset"
     try:
         info = HfApi().repo_info(item.name, repo_type=kind, revision=item.revision, timeout=10)
-    except Exception:  # no network, no such name, no access: the cache may still know, and a name is not worth a failure
+    except (
+        Exception
+    ):  # no network, no such name, no access: the cache may still know, and a name is not worth a failure
         folder = f"{kind}s--{item.name.replace('/', '--')}"
         reference = Path(constants.HF_HUB_CACHE) / folder / "refs" / item.revision
         return reference.read_text().strip() if reference.is_file() else None
@@ -99,9 +101,13 @@ def hub_problem(error: Exception, what: str) -> BadInput | None:
             return BadInput(f"{what}: no such revision on the Hub")
         if isinstance(chain, errors.RepositoryNotFoundError):
             return BadInput(f"{what}: no such repository on the Hub, or it is private; check the name or set HF_TOKEN")
-        offline = constants.HF_HUB_OFFLINE and isinstance(chain, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled))
+        offline = constants.HF_HUB_OFFLINE and isinstance(
+            chain, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)
+        )
         if offline or (constants.HF_HUB_OFFLINE and isinstance(chain, ConnectionError)):
-            return BadInput(f"{what}: not in the cache, and HF_HUB_OFFLINE forbids to download it; run `openrs fetch` first")
+            return BadInput(
+                f"{what}: not in the cache, and HF_HUB_OFFLINE forbids to download it; run `openrs fetch` first"
+            )
         chain = chain.__cause__ or chain.__context__
     return None
 

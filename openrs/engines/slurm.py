@@ -20,7 +20,7 @@ from openrs.resources import template
 from openrs.spec.cluster import Cluster
 from openrs.spec.experiment import Experiment
 
-EXPORTED = ("HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG", "TMPDIR")
+EXPORTED = ("HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG")
 """Variables of the submitter that a job gets. No more: Slurm's accounting may store a job's environment."""
 
 _PLAIN = re.compile(r"^[A-Za-z0-9_@%+=:,./\-\[\]&|*()!]+$")

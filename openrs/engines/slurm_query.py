@@ -22,6 +22,17 @@ _STATES = {
 }
 _BY_WORD = {word: state for state, words in _STATES.items() for word in words.split()}
 
+_STUCK = {
+    # sbatch accepts these by default (EnforcePartLimits=NO) and the job waits for ever: squeue(1), JOB REASON CODES.
+    "PartitionConfig": "the partition can never run it: resources or max_minutes of the profile",
+    "PartitionTimeLimit": "longer than the partition allows: set max_minutes in the profile",
+    "PartitionNodeLimit": "more nodes than the partition allows",
+    "BadConstraints": "no node meets the request: constraint, gpu_types or resources",
+    "DependencyNeverSatisfied": "the stage before it did not succeed",
+    "AssocMaxWallDurationPerJobLimit": "longer than the account allows: set max_minutes in the profile",
+    "QOSMaxWallDurationPerJobLimit": "longer than the QOS allows: set max_minutes in the profile",
+}
+
 _ARRAY = re.compile(r"^(\d+)_(?:(\d+)|\[([\d,\-]+)(?:%\d+)?\])$")
 
 
@@ -84,7 +95,8 @@ def _collect(text: str, found: dict[tuple[str, int | None], tuple[JobState, str]
         name, _, rest = line.partition("|")
         word, _, reason = rest.partition("|")
         for key in expand(name.strip()):
-            new[key] = (state_of(word), reason if reason not in ("None", "") else word)
+            hint = f" ({_STUCK[reason]})" if reason in _STUCK else ""
+            new[key] = (state_of(word), (reason if reason not in ("None", "") else word) + hint)
     found.update({key: value for key, value in new.items() if key not in found})
 
 

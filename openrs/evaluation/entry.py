@@ -20,6 +20,7 @@ from openrs.spec.experiment import Experiment
 from openrs.stage import Cell, CellsFile, StageFile, read
 from openrs.training import checkpoint
 from openrs.training.entry import rank_of_environment, read_experiment
+from openrs.training.quiet import quiet
 from openrs.training.stop import StopRequested
 from openrs.worker.exits import CONFIGURATION, DONE, FAILED, INTERRUPTED
 from openrs.worker.rank import Rank
@@ -75,6 +76,7 @@ def evaluate(stage_path: Path, task: int) -> int:
                 report.failed(cell, f"checkpoint {cell.checkpoint}: {reason}", state="skipped")
             continue
         if runner is None:  # only now: it imports torch
+            quiet(experiment.evaluation.resources.gpus)
             from openrs.evaluation.sampled import SampledRunner
 
             runner = SampledRunner(experiment, rank.stop_requested)
@@ -91,7 +93,9 @@ def _subject(run: RunDirectory, experiment: Experiment, cell: Cell) -> Subject:
     if cell.step is not None:
         path = run.checkpoint(cell.step)
         # Optimizer state is large and not read here: its checksums are left alone.
-        manifest = checkpoint.verify(path, checksums=lambda name: name.endswith((".safetensors", ".json", ".txt", ".model")))
+        manifest = checkpoint.verify(
+            path, checksums=lambda name: name.endswith((".safetensors", ".json", ".txt", ".model"))
+        )
         identity = {"checkpoint": cell.checkpoint, "trained_by": manifest.get("experiment_hash")}
         return Subject(str(path), None, identity)
     name, revision = model_path(experiment.model)

@@ -19,4 +19,5 @@ def wilson(correct: int, n: int, z: float = Z95) -> tuple[float, float]:
     share = correct / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # At its ends the interval is closed exactly; the formula misses them by a rounding error.
+    return 0.0 if correct == 0 else centre - half, 1.0 if correct == n else centre + half

@@ -63,9 +63,14 @@ def _png(title: str, lines: list[dict[str, Any]], results: list[Result]) -> byte
                 [max(0.0, result.high - result.score) for result in found],
             ]
             axes[1].errorbar(
-                [result.step or 0 for result in found], [result.score for result in found], yerr=errors,
-                fmt="o", color=color, capsize=3, label=f"{benchmark}, 95 % interval",
-            )  # fmt: skip
+                [result.step or 0 for result in found],
+                [result.score for result in found],
+                yerr=errors,
+                fmt="o",
+                color=color,
+                capsize=3,
+                label=f"{benchmark}, 95 % interval",
+            )
         axes[1].set_ylabel("accuracy")
         axes[1].set_ylim(-0.02, 1.02)
     for axis in axes:

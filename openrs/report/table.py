@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openrs.cli.output import duration, printable, table
+from openrs.evaluation.interval import wilson
+from openrs.report.text import duration, printable, table
 
 SAMPLE_LENGTH = 600
 """Characters of a sample completion that are shown."""
-Z = 1.959964
-"""Two-sided 95 % quantile of the normal distribution."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +39,6 @@ class Result:
     samples: list[dict[str, Any]]
 
 
-def wilson(correct: float, n: int) -> tuple[float, float]:
-    """95 % Wilson interval of a share."""
-    share, weight = correct / n, Z * Z / n
-    half = Z * math.sqrt(share * (1 - share) / n + weight / (4 * n))
-    return max(0.0, (share + weight / 2 - half) / (1 + weight)), min(1.0, (share + weight / 2 + half) / (1 + weight))
-
-
 def read_results(directory: Path) -> list[Result]:
     """Finished cells of a run directory, seeds pooled: benchmark by benchmark, the base model first, then by step."""
     groups: dict[tuple[str, str, int, str], list[dict[str, Any]]] = defaultdict(list)
@@ -64,8 +55,9 @@ def read_results(directory: Path) -> list[Result]:
 
 def _pooled(cells: list[dict[str, Any]]) -> Result:
     n = sum(cell["n"] for cell in cells)
-    score = sum(cell["score"] * cell["n"] for cell in cells) / n
-    low, high = cells[0]["interval"] if len(cells) == 1 else wilson(score * n, n)
+    correct = sum(cell["correct"] for cell in cells)
+    # Seeds draw answers to the same problems, so the pooled interval is of the drawing, not of the choice of problems.
+    low, high = cells[0]["interval"] if len(cells) == 1 else wilson(correct, n)
     reasoned = [
         (cell["reasoned"] * cell["n"], cell.get("reasoned_accuracy"))
         for cell in cells
@@ -78,7 +70,7 @@ def _pooled(cells: list[dict[str, Any]]) -> Result:
         benchmark=cells[0]["benchmark"],
         seeds=len({cell["seed"] for cell in cells}),
         n=n,
-        score=score,
+        score=correct / n,
         low=low,
         high=high,
         reasoned=sum(count for count, _ in reasoned) / n if reasoned else None,

@@ -37,7 +37,9 @@ def golds_of(columns: dict[str, Any], count: int) -> Sequence[str]:
     golds: Sequence[str] | None = columns.get("answer", columns.get("solution"))
     if golds is None:
         given = ", ".join(sorted(columns)) or "none"
-        raise BadInput(f"this reward compares with gold answers: give it a column `answer` or `solution` (given: {given})")
+        raise BadInput(
+            f"this reward compares with gold answers: give it a column `answer` or `solution` (given: {given})"
+        )
     if len(golds) != count:
         raise BadInput(f"{count} completions but {len(golds)} gold answers")
     return golds

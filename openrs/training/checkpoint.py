@@ -28,7 +28,13 @@ SCHEMA_VERSION = 1
 _NAME = re.compile(r"^step-(\d{6,})$")
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # torch and safetensors report a full disk in their own exception types.
-_DISK_FULL_WORDS = ("No space left", "Disk quota exceeded", "File too large", "PytorchStreamWriter failed", "unexpected pos")
+_DISK_FULL_WORDS = (
+    "No space left",
+    "Disk quota exceeded",
+    "File too large",
+    "PytorchStreamWriter failed",
+    "unexpected pos",
+)
 
 
 class Invalid(Exception):

@@ -34,7 +34,7 @@ def train(stage_path: Path) -> int:
     """Runs one rank of the stage to its end or to a stop. Raises OpenRSError and LeaseLost."""
     stage = read(StageFile, stage_path)
     run = RunDirectory(Path(stage.run_dir))
-    if run.is_complete("train"):
+    if run.is_complete(stage.stage):
         return DONE
     experiment = read_experiment(stage)
     rank = rank_of_environment()

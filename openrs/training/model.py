@@ -26,7 +26,9 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.chat_template is None:
-        raise BadInput(f"model {name}: its tokenizer has no chat template, and problems are put to it as a conversation")
+        raise BadInput(
+            f"model {name}: its tokenizer has no chat template, and problems are put to it as a conversation"
+        )
     return tokenizer
 
 

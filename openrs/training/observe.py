@@ -16,7 +16,11 @@ def cut_metrics(metrics: Path, step: int) -> int:
     if not metrics.exists():
         return 0
     # One line a step: a replay that was itself interrupted may have left two.
-    kept = {int(line["step"]): line for line in read_lines(metrics) if isinstance(line.get("step"), int) and line["step"] <= step}
+    kept = {
+        int(line["step"]): line
+        for line in read_lines(metrics)
+        if isinstance(line.get("step"), int) and line["step"] <= step
+    }
     lines = [json.dumps(kept[number], ensure_ascii=False, allow_nan=False) + "\n" for number in sorted(kept)]
     write_atomic(metrics, "".join(lines))
     return len(lines)

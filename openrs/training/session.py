@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 import urllib.request
-import warnings
 from collections.abc import Callable
 
 from openrs.data.load import commit, fingerprint, load
@@ -15,6 +13,7 @@ from openrs.runs.directory import RunDirectory
 from openrs.spec.experiment import Experiment
 from openrs.stage import StageFile
 from openrs.training import checkpoint, observe
+from openrs.training.quiet import quiet
 from openrs.training.stop import StopRequested
 from openrs.worker.exits import DONE, INTERRUPTED
 from openrs.worker.rank import Rank
@@ -33,7 +32,7 @@ def run_session(stage: StageFile, experiment: Experiment, run: RunDirectory, ran
     if step < experiment.training.steps:
         try:
             server = _wait_for_server(experiment, rank)
-            _quiet(experiment)
+            quiet(experiment.resources.gpus)
             _single_process(rank)
             from openrs.training.trainer import train
 
@@ -42,7 +41,7 @@ def run_session(stage: StageFile, experiment: Experiment, run: RunDirectory, ran
             return INTERRUPTED
     if rank.rank == 0:
         rank.check_lease()
-        run.mark_complete("train", step=experiment.training.steps)
+        run.mark_complete(stage.stage, step=experiment.training.steps)
     return DONE
 
 
@@ -83,7 +82,9 @@ def _wait_for_server(experiment: Experiment, rank: Rank) -> tuple[str, int] | No
     address = os.environ.get("OPENRS_GENERATION_SERVER", "")
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdigit():
-        raise BadInput(f"OPENRS_GENERATION_SERVER = {address!r}: generation.type vllm-server needs host:port of the server")
+        raise BadInput(
+            f"OPENRS_GENERATION_SERVER = {address!r}: generation.type vllm-server needs host:port of the server"
+        )
     if rank.rank == 0:
         await_server(f"http://{host}:{port}/health/", rank.stop_requested)
     return host, int(port)
@@ -114,14 +115,3 @@ def _single_process(rank: Rank) -> None:
     if rank.world == 1:
         for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
             os.environ.pop(name, None)
-
-
-def _quiet(experiment: Experiment) -> None:
-    """Keeps standard error for what a person must read: the libraries warn about their own future and defaults."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    if not experiment.resources.gpus:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed looks for a GPU even where nobody uses it, and warns
-    logging.disable(logging.INFO)
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", category=DeprecationWarning)

@@ -57,7 +57,8 @@ def train(
 
 def training_dtype(experiment: Experiment) -> str:
     """Data type of the weights. On one GPU they are float32 under autocast: learning rates near 1e-6 are lost in bfloat16
-    weights, and there is no ZeRO to keep float32 copies of them."""
+    weights, and there is no ZeRO to keep float32 copies of them.
+    """
     if experiment.resources.gpus and experiment.trainer_ranks == 1:
         return "float32"
     return experiment.model.dtype
@@ -150,6 +151,7 @@ class Trainer(GRPOTrainer):
         self._experiment, self._hash, self._run, self._rank = experiment, stage.experiment_hash, run, rank
         self._start = self._recorded = self._saved = start.step if start else 0
         self._completion_ids: list[list[int]] = []
+        self._texts: list[str] = []
         self._completions: list[dict[str, Any]] = []
         self._scores: dict[str, list[float | None]] = {}
         system = [{"role": "system", "content": experiment.prompt.system}] if experiment.prompt.system else []
@@ -158,7 +160,8 @@ class Trainer(GRPOTrainer):
             reward_funcs=self._reward_functions(),
             args=config(experiment, run.checkpoints, server),
             train_dataset=[
-                {"prompt": [*system, {"role": "user", "content": row["problem"]}], "answer": row["answer"]} for row in problems
+                {"prompt": [*system, {"role": "user", "content": row["problem"]}], "answer": row["answer"]}
+                for row in problems
             ],
             processing_class=tokenizer,
         )
@@ -194,7 +197,9 @@ class Trainer(GRPOTrainer):
         # In training mode, dropout would act on what is sampled, and gradient checkpointing would switch the KV cache off.
         self.model.eval()
         try:
-            return self._generate(*args, stopping_criteria=StoppingCriteriaList([StopCriterion(self._rank.stop_requested)]), **kwargs)
+            return self._generate(
+                *args, stopping_criteria=StoppingCriteriaList([StopCriterion(self._rank.stop_requested)]), **kwargs
+            )
         finally:
             self.model.train()
 
@@ -353,7 +358,7 @@ class Trainer(GRPOTrainer):
             raise OSError(f"another rank could not write the checkpoint of step {step}")
         if not (may_fail and checkpoint.is_disk_full(error)):
             raise error
-        print(f"openrs: no room for the checkpoint of step {step} ({error}); training goes on without it", file=sys.stderr)
+        print(f"warning: no room for the checkpoint of step {step} ({error}); going on without it", file=sys.stderr)
 
     def _shared_temporary(self) -> Path:
         name = [str(checkpoint.temporary(self._run.checkpoints, self.state.global_step))]

@@ -12,7 +12,7 @@ from openrs.runs.directory import RunDirectory
 from openrs.stage import StageFile, read
 from openrs.worker.exits import DONE, FAILED, INTERRUPTED
 from openrs.worker.host import run_supervisor
-from openrs.worker.stop import StopRequest
+from openrs.worker.stop import StopRequest, child_setup
 
 if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
@@ -58,17 +58,30 @@ def job_id() -> str:
 
 
 def _requeue(stage_path: Path) -> None:
-    """Requeues this job, unless a person ended it: a cancelled job would come back to life."""
+    """Requeues this job, unless a person ended it: `scontrol requeue` would bring a cancelled job back to life."""
     if is_cancelled(stage_path):
-        print("openrs: cancelled, so not requeued", file=sys.stderr, flush=True)
+        _say("cancelled, so not requeued")
         return
-    shown = subprocess.run(
-        ["scontrol", "--oneliner", "show", "job", job_id()], capture_output=True, text=True, timeout=60, check=False
-    )
-    state = next((word.removeprefix("JobState=") for word in shown.stdout.split() if word.startswith("JobState=")), "")
-    if state != "RUNNING":
-        print(f"openrs: the job is {state or 'unknown to Slurm'}, so not requeued", file=sys.stderr, flush=True)
+    code, shown = _scontrol("--oneliner", "show", "job", job_id())
+    fields = dict(word.split("=", 1) for word in shown.split() if "=" in word)
+    state, reason = fields.get("JobState", "unknown to Slurm"), fields.get("Reason")
+    # Seen from inside (Slurm 22.05): RUNNING, for a moment SIGNALING, before the time limit and in the grace time of a
+    # preemption; COMPLETING after scancel and after the time limit, which only the reason tells apart.
+    if code or not (state in ("RUNNING", "SIGNALING") or (state == "COMPLETING" and reason == "TimeLimit")):
+        _say(f"the job is {state}, so not requeued")
         return
-    done = subprocess.run(["scontrol", "requeue", job_id()], capture_output=True, text=True, timeout=60, check=False)
-    word = "requeued" if done.returncode == 0 else f"could not be requeued: {done.stderr.strip()}"
-    print(f"openrs: job {job_id()} {word}", file=sys.stderr, flush=True)
+    code, said = _scontrol("requeue", job_id())
+    _say(f"job {job_id()} could not be requeued: {said.strip()}" if code else f"job {job_id()} requeued")
+
+
+def _scontrol(*arguments: str) -> tuple[int, str]:
+    """Exit code and output of scontrol, deaf to the signals that end this step."""
+    done = subprocess.run(
+        ["scontrol", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=False, preexec_fn=child_setup(os.getpid()),
+    )  # fmt: skip
+    return done.returncode, done.stdout
+
+
+def _say(text: str) -> None:
+    print(f"openrs: {text}", file=sys.stderr, flush=True)

@@ -34,7 +34,7 @@ class Scheduler:
 class FakeEngine:
     """Handles are `<submission>-<stage>`."""
 
-    scheduler: ClassVar[Scheduler]
+    scheduler: ClassVar[Scheduler] = Scheduler()
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster

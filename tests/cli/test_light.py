@@ -41,10 +41,19 @@ def imported(where: Path, *args: str) -> set[str]:
 @pytest.mark.parametrize(
     "line",
     [
-        "--help", "submit --help", "list", "list --json", "show exp3", "check smoke", "schema experiment", "status",
-        "plan exp3 --cluster slurm", "render smoke --cluster local", "render exp3 --cluster slurm",
+        "--help",
+        "submit --help",
+        "list",
+        "list --json",
+        "show exp3",
+        "check smoke",
+        "schema experiment",
+        "status",
+        "plan exp3 --cluster slurm",
+        "render smoke --cluster local",
+        "render exp3 --cluster slurm",
     ],
-)  # fmt: skip
+)
 def test_nothing_heavy_is_imported(line: str, workdir: Path) -> None:
     assert not imported(workdir, *line.split()) & HEAVY
 

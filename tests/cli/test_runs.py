@@ -30,7 +30,7 @@ def finish(record: Record, scores: dict[int | None, float], steps: int = 40) -> 
     """Writes what a run leaves that is done."""
     directory = RunDirectory(Path(record.dir))
     for step in range(1, steps + 1):
-        share = step / steps
+        share = step / 40
         line = {
             "step": step,
             "steps": 40,
@@ -52,9 +52,17 @@ def finish(record: Record, scores: dict[int | None, float], steps: int = 40) -> 
                     "correct": bool(cell.step),
                 }
                 result = {
-                    "score": score, "correct": round(1000 * score), "n": 1000, "interval": [score - 0.03, score + 0.03], "reasoned": score,
-                    "reasoned_accuracy": 0.9, "completion_tokens": 20.0, "truncated": 0.0, "seconds": 2.0, "samples": [sample],
-                }  # fmt: skip
+                    "score": score,
+                    "correct": round(1000 * score),
+                    "n": 1000,
+                    "interval": [score - 0.03, score + 0.03],
+                    "reasoned": score,
+                    "reasoned_accuracy": 0.9,
+                    "completion_tokens": 20.0,
+                    "truncated": 0.0,
+                    "seconds": 2.0,
+                    "samples": [sample],
+                }
                 directory.write_cell(cell, result)
 
 
@@ -102,8 +110,14 @@ def test_status_json(openrs: Openrs, scheduler: Scheduler, record: Record) -> No
     (run,) = openrs("status", "mine", "--json").json["runs"]
     stages = run.pop("stages")
     assert run == {
-        "run": "mine", "experiment": "smoke", "cluster": "local", "state": "RUNNING", "step": 7, "steps": 40, "attempts": 0,
-    }  # fmt: skip
+        "run": "mine",
+        "experiment": "smoke",
+        "cluster": "local",
+        "state": "RUNNING",
+        "step": 7,
+        "steps": 40,
+        "attempts": 0,
+    }
     assert [(stage["name"], stage["state"], stage["handle"]) for stage in stages] == [
         ("base", "SUCCEEDED", "1-base"),
         ("train", "RUNNING", "1-train"),

@@ -8,16 +8,29 @@ from typing import Any
 
 import pytest
 
+from openrs.evaluation.interval import wilson
 from openrs.report.curve import draw, moving_average
-from openrs.report.table import read_results, results_text, samples_text, wilson
+from openrs.report.table import read_results, results_text, samples_text
 
 
 def cell(run: Path, step: int | None, score: float, seed: int = 0, benchmark: str = "sums", **more: Any) -> None:
     name = "rev-0123456789ab" if step is None else f"step-{step:06d}"
     content = {
-        "state": "done", "checkpoint": name, "step": step, "benchmark": benchmark, "seed": seed, "settings": "0" * 12, "n": 100,
-        "score": score, "interval": [score - 0.1, score + 0.1], "reasoned": 0.5, "reasoned_accuracy": 0.8, "seconds": 1.0, **more,
-    }  # fmt: skip
+        "state": "done",
+        "checkpoint": name,
+        "step": step,
+        "benchmark": benchmark,
+        "seed": seed,
+        "settings": "0" * 12,
+        "n": 100,
+        "score": score,
+        "correct": round(100 * score),
+        "interval": [score - 0.1, score + 0.1],
+        "reasoned": 0.5,
+        "reasoned_accuracy": 0.8,
+        "seconds": 1.0,
+        **more,
+    }
     path = run / "eval" / name / benchmark / f"{seed}-{'0' * 12}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
@@ -27,22 +40,15 @@ def sample(problem: str, correct: bool, completion: str = "x") -> dict[str, Any]
     return {"problem": problem, "completion": completion, "gold": "1", "correct": correct}
 
 
-@pytest.mark.parametrize(
-    ("correct", "n", "low", "high"),
-    [(14, 30, 0.302, 0.639), (0, 10, 0.0, 0.278), (10, 10, 0.722, 1.0), (500, 1000, 0.469, 0.531)],
-)
-def test_wilson(correct: int, n: int, low: float, high: float) -> None:
-    """The first is the paper's 46.7 on AIME24; the others are of published tables."""
-    assert wilson(correct, n) == pytest.approx((low, high), abs=1e-3)
-
-
 def test_seeds_are_pooled(tmp_path: Path) -> None:
     cell(tmp_path, 50, 0.2, seed=0, reasoned=0.0, reasoned_accuracy=None)
     cell(tmp_path, 50, 0.4, seed=1, reasoned=0.5, reasoned_accuracy=0.8)
     (result,) = read_results(tmp_path)
-    assert (result.n, result.seeds, result.score, result.seconds) == (200, 2, pytest.approx(0.3), 2.0)
+    assert (result.n, result.seeds, result.seconds) == (200, 2, 2.0)
+    assert result.score == pytest.approx(0.3)
     assert (result.low, result.high) == wilson(60, 200)
-    assert (result.reasoned, result.reasoned_accuracy) == (0.25, pytest.approx(0.8))
+    assert result.reasoned == 0.25
+    assert result.reasoned_accuracy == pytest.approx(0.8)
 
 
 def test_one_cell_keeps_its_own_interval(tmp_path: Path) -> None:
@@ -57,8 +63,11 @@ def test_order_and_gain(tmp_path: Path) -> None:
     cell(tmp_path, 20, 0.1, benchmark="other")
     rows = [line.split() for line in results_text(read_results(tmp_path)).splitlines()[1:]]
     assert [row[:3] for row in rows] == [
-        ["other", "step", "20"], ["sums", "base", "model"], ["sums", "step", "20"], ["sums", "step", "100"],
-    ]  # fmt: skip
+        ["other", "step", "20"],
+        ["sums", "base", "model"],
+        ["sums", "step", "20"],
+        ["sums", "step", "100"],
+    ]
     assert "+20.0" in rows[3] and "+10.0" in rows[2]
     assert not any("+" in word for word in rows[0] + rows[1])  # no base model on that benchmark; itself
 
@@ -80,7 +89,8 @@ def test_samples_are_of_one_problem_and_show_the_change(tmp_path: Path) -> None:
     cell(tmp_path, 10, 0.4, samples=[sample("changed", False)])
     cell(tmp_path, 40, 0.5, samples=[sample("right before", True), sample("changed", True, "line 1\nline 2")])
     assert samples_text(read_results(tmp_path)) == (
-        "before (base model): changed   gold 1, wrong\n    bad\\x1b[31m\nafter (step 40): changed   gold 1, right\n    line 1\n    line 2"
+        "before (base model): changed   gold 1, wrong\n    bad\\x1b[31m\n"
+        "after (step 40): changed   gold 1, right\n    line 1\n    line 2"
     )
 
 

@@ -87,7 +87,9 @@ class Job:
             text=True,
         )
 
-    def finish(self, module: str = "openrs.training", *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def finish(
+        self, module: str = "openrs.training", *arguments: str, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         """Runs the rank of the next attempt to its end."""
         process = self.start(module, *arguments, **environment)
         out, err = process.communicate(timeout=300)

@@ -1,0 +1,185 @@
+"""Cells: sampled, stored one by one, repeatable, and stopped without a trace."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from openrs.evaluation.entry import main
+from openrs.stage import CellsFile, read
+from openrs.training import checkpoint
+from openrs.worker.rank import Rank
+from tests.training.harness import Job, make_job, tiny
+
+MODEL = Path(__file__).resolve().parents[2] / "openrs" / "models" / "tiny-sums"
+FACTS = (
+    "score",
+    "correct",
+    "n",
+    "interval",
+    "reasoned",
+    "reasoned_accuracy",
+    "completion_tokens",
+    "truncated",
+    "samples",
+)
+
+
+@pytest.fixture
+def evaluate_here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs a task of a job in this process."""
+
+    def evaluate(job: Job, task: int = 0) -> int:
+        before = set(os.environ)
+        job.attempt += 1
+        for name, value in job.environment().items():
+            monkeypatch.setenv(name, value)
+        try:
+            return main([str(job.stage_path), "--task", str(task)])
+        finally:
+            for name in set(os.environ) - before:
+                monkeypatch.delenv(name)
+
+    return evaluate
+
+
+def add_checkpoint(job: Job, step: int) -> None:
+    """The base model as a checkpoint."""
+    directory = checkpoint.temporary(job.run.checkpoints, step)
+    shutil.copytree(MODEL, directory)
+    checkpoint.commit(directory, step, experiment_hash="sha256:x", world=1)
+
+
+def result(job: Job, number: int = 0, task: int = 0) -> dict[str, Any] | None:
+    cells_file = next((job.run.path / "submission" / "1" / "cells").glob("cells.json"))
+    return job.run.cell(read(CellsFile, cells_file).tasks[task][number])
+
+
+@pytest.mark.train
+def test_a_cell_is_stored_and_repeatable(
+    tmp_path: Path, evaluate_here: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment = tiny(
+        "evaluation.benchmarks.0.data.count=40",
+        "evaluation.benchmarks.0.seeds=[0, 1]",
+        "evaluation.benchmarks.0.batch=16",
+    )
+    job = make_job(tmp_path / "a", experiment, [None])
+    assert evaluate_here(job) == 0
+    first, second = result(job, 0), result(job, 1)
+    assert first is not None and second is not None
+    assert first["n"] == 40 and first["score"] == first["correct"] / 40 and first["unscorable"] == 0
+    assert first["interval"][0] < first["score"] < first["interval"][1]
+    assert 0 < first["reasoned"] < 1 and len(first["samples"]) == 3
+    assert set(first["samples"][0]) == {"problem", "completion", "gold", "correct"}
+    assert first["distributions"]["torch"] and first["hardware"] and first["data"]["problems"] == 40
+    assert first["samples"] != second["samples"]
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["cells"] for line in lines] == [
+        {"done": 1, "failed": 0, "total": 2},
+        {"done": 2, "failed": 0, "total": 2},
+    ]
+    # Finished cells are not run again; the same cell elsewhere, after another or alone, is the same.
+    assert evaluate_here(job) == 0 and capsys.readouterr().out == ""
+    again = make_job(
+        tmp_path / "b",
+        tiny(
+            *[
+                "evaluation.benchmarks.0.data.count=40",
+                "evaluation.benchmarks.0.seeds=[1]",
+                "evaluation.benchmarks.0.batch=16",
+            ]
+        ),
+        [None],
+    )
+    assert evaluate_here(again) == 0
+    repeated = result(again)
+    assert repeated is not None and {key: repeated[key] for key in FACTS} == {key: second[key] for key in FACTS}
+
+
+@pytest.mark.train
+def test_missing_and_damaged_checkpoints_are_skipped_with_a_reason(
+    tmp_path: Path, evaluate_here: Callable[..., int]
+) -> None:
+    job = make_job(tmp_path / "run", tiny(), [1, 2])
+    cells_file = job.run.path / "submission" / "1" / "cells" / "cells.json"
+    tasks = read(CellsFile, cells_file)
+    one_task = tasks.model_copy(update={"tasks": [[cell for task in tasks.tasks for cell in task]]})
+    cells_file.write_text(one_task.model_dump_json())
+    add_checkpoint(job, 2)
+    assert evaluate_here(job) == 1
+    missing, present = one_task.tasks[0]
+    assert job.run.cell(missing) is None and job.run.cell(present) is not None
+    reason = json.loads(job.run.cell_failed(missing).read_text())
+    assert reason["state"] == "skipped" and reason["reason"] == "checkpoint step-000001: not there"
+    # The checkpoint comes, damaged, and then whole.
+    add_checkpoint(job, 1)
+    weights = job.run.checkpoint(1) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
+    assert evaluate_here(job) == 1
+    assert "another content" in json.loads(job.run.cell_failed(missing).read_text())["reason"]
+    add_checkpoint(job, 1)
+    assert evaluate_here(job) == 0
+    assert job.run.cell(missing) is not None and not job.run.cell_failed(missing).exists()
+
+
+@pytest.mark.train
+def test_one_failure_does_not_end_the_others(
+    tmp_path: Path, evaluate_here: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    bad = f"{{name: broken, data: {{type: jsonl, path: {rows}}}, sampling: {{temperature: 1, max_new_tokens: 4}}}}"
+    good = "{name: good, data: {type: sums, split: held_out, count: 3}, sampling: {temperature: 1, max_new_tokens: 4}, samples_per_problem: 2}"
+    job = make_job(tmp_path / "run", tiny(f"evaluation.benchmarks=[{bad}, {good}]"), [None])
+    assert evaluate_here(job) == 1
+    assert result(job, 0) is None
+    good_result = result(job, 1)
+    assert good_result is not None and good_result["n"] == 6 and good_result["completion_tokens"] <= 4
+    assert good_result["truncated"] == 1.0
+    rows.write_text('{"problem": "1+1=?", "answer": "2"}\n')
+    capsys.readouterr()
+    assert evaluate_here(job) == 0
+    assert '"done": 2' in capsys.readouterr().out
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("looks", [1, 2, 10, 60])
+def test_a_stop_leaves_nothing_of_the_cell_in_progress(
+    looks: int, tmp_path: Path, evaluate_here: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(tmp_path / "run", tiny("evaluation.benchmarks.0.batch=5"), [None])
+    count = 0
+
+    def requested(self: Rank) -> bool:
+        nonlocal count
+        count += 1
+        return count >= looks
+
+    monkeypatch.setattr(Rank, "stop_requested", requested)
+    assert evaluate_here(job) == 75
+    assert not (job.run.path / "eval").exists()
+
+
+def test_bad_calls_are_told_in_a_line(
+    tmp_path: Path, evaluate_here: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = make_job(tmp_path / "run", tiny(), [None])
+    assert evaluate_here(job, 5) == 78
+    assert main([]) == 78
+    assert main([str(job.stage_path), "--task", "x"]) == 78
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3 and all(line.startswith("openrs: ") for line in lines)
+
+
+@pytest.mark.train
+def test_a_real_process(tmp_path: Path) -> None:
+    job = make_job(tmp_path / "run", tiny(), [None])
+    finished = job.finish("openrs.evaluation", "--task", "0")
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert json.loads(finished.stdout)["state"] == "done"

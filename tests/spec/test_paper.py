@@ -1,0 +1,152 @@
+"""The three experiments of the paper, number by number, against what paper and recipe say (not against the YAML)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from openrs.spec.load import load_experiment
+
+SYSTEM = (
+    "You solve the user's problem. First think it through inside <think> </think>, then give the answer inside "
+    "<answer> </answer>, with the final answer in \\boxed{}."
+)
+EVALUATION = {"temperature": 0.6, "top_p": 0.95, "max_prompt_tokens": 2048, "max_new_tokens": 32768}
+
+
+def benchmark(
+    name: str, data: str, split: str = "train", problem: str = "problem", answer: str = "answer", batch: int = 32
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "data": {
+            "type": "hub",
+            "name": data,
+            "revision": "main",
+            "split": split,
+            "problem": problem,
+            "answer": answer,
+            "limit": None,
+        },
+        "sampling": EVALUATION,
+        "system": None,
+        "samples_per_problem": 1,
+        "seeds": [0],
+        "batch": batch,
+    }
+
+
+def expected(**changes: Any) -> dict[str, Any]:
+    return {
+        "schema_version": 1,
+        "fidelity": "corrected",
+        "model": {
+            "type": "hub",
+            "name": "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
+            "revision": "ad9f0ae0864d7fbcd1cd905e3c6c5b069cc8b562",
+            "dtype": "bfloat16",
+            "attention": "flash_attention_2",
+        },
+        "training": {
+            "steps": 500,
+            "prompts_per_step": 12,
+            "completions_per_prompt": 6,
+            "micro_batch": 6,
+            "learning_rate": 1e-6,
+            "schedule": "cosine_with_min_lr",
+            "min_lr_rate": 0.1,
+            "warmup_ratio": 0.1,
+            "adam_beta2": 0.999,
+            "max_grad_norm": 1.0,
+            "beta": 0.04,
+            "epsilon": 0.2,
+            "gradient_checkpointing": True,
+            "seed": 42,
+            "log_completions": 6,
+        },
+        "generation": {"type": "vllm-server", "gpu_memory_utilization": 0.7, "max_model_len": 4608},
+        "checkpoint": {"every_steps": 10, "keep": 2},
+        "evaluation": {
+            "at_steps": [50, 100, 150, 200, 250, 300, 350, 400, 450, 500],
+            "base": True,
+            "benchmarks": [
+                benchmark("aime24", "HuggingFaceH4/aime_2024", batch=30),
+                benchmark("math-500", "HuggingFaceH4/MATH-500", split="test"),
+                benchmark("amc23", "knoveleng/AMC-23", batch=40),
+                benchmark("minerva", "knoveleng/Minerva-Math", answer="solution"),
+                benchmark("olympiadbench", "knoveleng/OlympiadBench", problem="question"),
+            ],
+            "resources": {"gpus": 1, "gpu_type": "A40", "cpus": 8, "memory_gb": 64, "minutes": 720},
+        },
+        "resources": {"gpus": 4, "gpu_type": "A40", "cpus": 16, "memory_gb": 192, "minutes": 1440},
+        "recovery": {"grace_seconds": 600, "max_attempts": 100, "node_fault_retries": 3},
+        "environment": {},
+        "secrets": {},
+        **changes,
+    }
+
+
+def data(name: str) -> dict[str, Any]:
+    columns = {"split": "train", "problem": "problem", "answer": "answer", "limit": None}
+    return {"type": "hub", "name": name, "revision": "main", **columns}
+
+
+def sampling(max_new_tokens: int) -> dict[str, Any]:
+    return {"temperature": 0.7, "top_p": 1.0, "max_prompt_tokens": 512, "max_new_tokens": max_new_tokens}
+
+
+COSINE = {
+    "type": "cosine",
+    "weight": 2.0,
+    "max_len": 3584,
+    "min_value_wrong": -0.5,
+    "max_value_wrong": 0.0,
+    "min_value_correct": 0.5,
+    "max_value_correct": 1.0,
+}
+ACCURACY = {"type": "accuracy", "weight": 1.0}
+FORMAT = {"type": "format", "weight": 1.0, "answer": "answer-tag"}
+
+EXPERIMENTS = {
+    "exp1": expected(
+        name="exp1",
+        title="Open-RS Experiment 1: accuracy reward on open-s1, 4,096 tokens",
+        data=data("knoveleng/open-s1"),
+        prompt={"system": SYSTEM},
+        rewards=[ACCURACY, FORMAT],
+        sampling=sampling(4096),
+    ),
+    "exp2": expected(
+        name="exp2",
+        title="Open-RS Experiment 2: accuracy reward on the open-rs mix",
+        data=data("knoveleng/open-rs"),
+        prompt={"system": SYSTEM},
+        rewards=[ACCURACY, FORMAT],
+        sampling=sampling(3584),
+    ),
+    "exp3": expected(
+        name="exp3",
+        title="Open-RS Experiment 3: cosine length reward on the open-rs mix",
+        data=data("knoveleng/open-rs"),
+        prompt={"system": f"{SYSTEM} Write in English and in no other language."},
+        rewards=[COSINE, FORMAT],
+        sampling=sampling(3584),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_number(name: str) -> None:
+    assert load_experiment(name).model_dump(mode="json") == EXPERIMENTS[name]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_papers_arithmetic(name: str) -> None:
+    """4 GPUs: three train, one generates. 6 a device × 4 accumulated × 3 ranks = 72 completions = 12 prompts × 6."""
+    experiment = load_experiment(name)
+    assert experiment.trainer_ranks == 3
+    assert experiment.accumulation == 4
+    assert experiment.training.micro_batch * experiment.accumulation * experiment.trainer_ranks == 72
+    # The longest prompt and completion fit into vLLM's window.
+    assert experiment.sampling.max_prompt_tokens + experiment.sampling.max_new_tokens <= 4608

@@ -1,0 +1,188 @@
+"""Stopping and going on: the run that was interrupted is, bit for bit, the run that was not (float32, one process)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from openrs.training import checkpoint
+from openrs.worker.rank import Rank
+from tests.training.harness import Job, tiny, wait_for
+
+pytestmark = pytest.mark.train
+
+VARIANTS = {
+    "plain": [],
+    "accumulated": ["training.micro_batch=6"],
+    "with-kl": ["training.beta=0.04"],
+    "second-epoch": ["data.count=7"],
+    "second-epoch-accumulated-with-kl": ["data.count=7", "training.micro_batch=6", "training.beta=0.04"],
+}
+
+
+def weights(job: Job, step: int) -> str:
+    """Hash of model, optimizer and schedule of a checkpoint."""
+    directory = job.run.checkpoint(step)
+    content = [(directory / name).read_bytes() for name in ("model.safetensors", "optimizer.pt", "scheduler.pt")]
+    return hashlib.sha256(b"".join(content)).hexdigest()
+
+
+def same(job: Job, other: Job, step: int) -> None:
+    assert job.metrics() == other.metrics()
+    assert weights(job, step) == weights(other, step)
+    kept = [sorted((each.run.path / "completions").iterdir()) for each in (job, other)]
+    assert [[file.read_bytes() for file in files] for files in kept][0] == [file.read_bytes() for file in kept[1]]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_killed_run_goes_on_bitwise(
+    variant: str, job_of: Callable[..., Job], train_here: Callable[[Job], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dies in the middle of a step, two steps after a checkpoint; those two are done again."""
+    experiment = tiny("training.steps=5", "checkpoint.every_steps=2", *VARIANTS[variant])
+    whole, cut = job_of(experiment, "whole"), job_of(experiment, "cut")
+    assert train_here(whole) == 0
+
+    from openrs.training.trainer import Trainer
+
+    decode = Trainer._decode
+
+    def die(self: Trainer, *args: object, **kwargs: object) -> object:
+        if self.state.global_step == 3:
+            raise RuntimeError("killed")
+        return decode(self, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "_decode", die)
+    with pytest.raises(RuntimeError, match="killed"):
+        train_here(cut)
+    monkeypatch.setattr(Trainer, "_decode", decode)
+    assert [line["step"] for line in cut.metrics()] == [1, 2, 3]
+    assert checkpoint.steps_in(cut.run.checkpoints) == [2]
+    assert train_here(cut) == 0
+    same(whole, cut, 5)
+    attempts = [json.loads(line)["attempt"] for line in cut.run.metrics.read_text().splitlines()]
+    assert attempts == [1, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize("looks", [1, 3, 9, 20, 60, 75, 110, 140])
+def test_a_stop_at_any_moment_loses_only_the_step_in_progress(
+    looks: int, job_of: Callable[..., Job], train_here: Callable[[Job], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request comes at the so-manieth look at the flag: inside generation, between phases, between steps."""
+    experiment = tiny("training.steps=4", "checkpoint.every_steps=100", "training.micro_batch=6")
+    whole, stopped = job_of(experiment, "whole"), job_of(experiment, "stopped")
+    assert train_here(whole) == 0
+    count = 0
+
+    def requested(self: Rank) -> bool:
+        nonlocal count
+        count += 1
+        return count >= looks
+
+    monkeypatch.setattr(Rank, "stop_requested", requested)
+    code = train_here(stopped)
+    monkeypatch.undo()
+    finished = [line["step"] for line in stopped.metrics()] if stopped.run.metrics.exists() else []
+    assert checkpoint.steps_in(stopped.run.checkpoints) == finished[-1:]
+    assert code == (0 if finished[-1:] == [4] else 75)
+    assert stopped.run.is_complete("train") == (code == 0)
+    assert train_here(stopped) == 0
+    same(whole, stopped, 4)
+
+
+def test_a_damaged_checkpoint_is_passed_over(job_of: Callable[..., Job], train_here: Callable[[Job], int]) -> None:
+    experiment = tiny("training.steps=3")
+    whole, damaged = job_of(experiment, "whole"), job_of(experiment, "damaged")
+    assert train_here(whole) == 0
+    shutil.copytree(
+        whole.run.path, damaged.run.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("leases", "submission")
+    )
+    damaged.run.complete_marker("train").unlink()
+    model = damaged.run.checkpoint(3) / "model.safetensors"
+    content = bytearray(model.read_bytes())
+    content[-1] ^= 1
+    model.write_bytes(content)
+    (damaged.run.checkpoints / ".step-000003.dead").mkdir()
+    assert train_here(damaged) == 0
+    same(whole, damaged, 3)
+    event = damaged.run.ledger()[-1]
+    assert event["from_step"] == 2 and event["removed"] == [".step-000003.dead"]
+    assert event["rejected"] == [
+        {"checkpoint": "step-000003", "reason": "model.safetensors has another content than was written"}
+    ]
+
+
+def test_a_checkpoint_of_another_experiment_is_refused(
+    job_of: Callable[..., Job], train_here: Callable[[Job], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = job_of(tiny("training.steps=1"), "first")
+    assert train_here(first) == 0
+    second = job_of(tiny("training.steps=2"), "second")
+    shutil.copytree(first.run.checkpoints, second.run.checkpoints)
+    capsys.readouterr()
+    assert train_here(second) == 78
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("openrs: ") and "another experiment" in lines[0]
+
+
+def test_a_full_disk_costs_a_recovery_checkpoint_and_nothing_else(
+    job_of: Callable[..., Job],
+    train_here: Callable[[Job], int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from openrs.training.trainer import Trainer
+
+    job, write = job_of(tiny("training.steps=3")), Trainer._write
+
+    def full(self: Trainer, directory: Path) -> None:
+        write(self, directory)
+        if self.state.global_step == 1:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Trainer, "_write", full)
+    assert train_here(job) == 0
+    assert checkpoint.steps_in(job.run.checkpoints) == [2, 3]
+    assert not list(job.run.checkpoints.glob(".*"))
+    assert "no room for the checkpoint of step 1" in capsys.readouterr().err
+
+
+def test_a_full_disk_at_the_last_step_is_a_failure(
+    job_of: Callable[..., Job], train_here: Callable[[Job], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from openrs.training.trainer import Trainer
+
+    def full(self: Trainer, directory: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    job = job_of(tiny("training.steps=1"))
+    monkeypatch.setattr(Trainer, "_write", full)
+    with pytest.raises(OSError, match="No space"):
+        train_here(job)
+    assert not job.run.is_complete("train")
+
+
+def test_sigkill_and_stop_of_a_real_process(
+    tmp_path: Path, job_of: Callable[..., Job], train_here: Callable[[Job], int]
+) -> None:
+    """One process is killed, the next asked to stop, the third finishes: as if nothing had happened."""
+    experiment = tiny("training.steps=16", "checkpoint.every_steps=3")
+    whole, cut = job_of(experiment, "whole"), job_of(experiment, "cut")
+    assert train_here(whole) == 0
+    process = cut.start()
+    wait_for(lambda: cut.run.progress().get("step", 0) >= 4 or process.poll() is not None)
+    process.send_signal(signal.SIGKILL)
+    _, error = process.communicate()
+    assert process.returncode == -signal.SIGKILL, error
+    before = cut.run.progress()["step"]
+    assert cut.stop_after(before + 2, cut.start()) == 75
+    assert checkpoint.steps_in(cut.run.checkpoints)[-1] == cut.run.progress()["step"]
+    last = cut.finish()
+    assert (last.returncode, last.stderr) == (0, "")
+    same(whole, cut, 16)
