@@ -134,7 +134,8 @@ def overall(states: list[JobState]) -> JobState:
         if state in states:
             # Something waits, but nothing more can come where a stage before it has ended badly.
             return JobState.RUNNING if state == JobState.PENDING and JobState.SUCCEEDED in states else state
-    for state in (JobState.FAILED, JobState.CANCELLED, JobState.INTERRUPTED, JobState.UNKNOWN):
+    # A stage that never started because of another's end is CANCELLED: the other's word counts.
+    for state in (JobState.FAILED, JobState.INTERRUPTED, JobState.CANCELLED, JobState.UNKNOWN):
         if state in states:
             return state
     return JobState.SUCCEEDED

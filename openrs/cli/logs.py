@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +25,9 @@ class Logs:
 
     stage: str
     attempt: int | None
-    files: dict[str, Path] = field(default_factory=dict)
+    files: dict[str, Path]
+    scheduler: dict[str, Path]
+    """The scheduler's own output, of all attempts. It holds again what the attempts' files hold."""
 
 
 def command(
@@ -35,7 +37,10 @@ def command(
         typer.Argument(metavar="[STAGE]", help="Stage, e.g. train; by default the newest.", show_default=False),
     ] = None,
     follow: Annotated[
-        bool, typer.Option("-f", "--follow", help="Go on until the stage has ended.", show_default=False)
+        bool,
+        typer.Option(
+            "-f", "--follow", help="Go on until the stage (the run, without one) has ended.", show_default=False
+        ),
     ] = False,
     attempt: Annotated[
         int | None,
@@ -60,18 +65,23 @@ def command(
         _follow(record, stage, attempt)
         return
     logs = find(record, stage, attempt)
-    if not logs.files:
+    if not logs.files and not logs.scheduler:
         raise OpenRSError(
             f"run {run}: stage {logs.stage} has written no log yet; `openrs status {run}` shows its state"
         )
     if json:
-        files = [{"name": name, "text": _text(path)} for name, path in logs.files.items()]
+        files = [{"name": name, "text": _text(path)} for name, path in (logs.scheduler | logs.files).items()]
         print_json({"run": run, "stage": logs.stage, "attempt": logs.attempt, "files": files})
         return
     for name, path in logs.files.items():
-        print(f"==> {name} <==")
-        content = _text(path)
-        sys.stdout.write(content if content.endswith("\n") or not content else f"{content}\n")
+        _show(name, _text(path))
+    for name, content in _only_there(logs).items():
+        _show(name, content)
+
+
+def _show(name: str, content: str) -> None:
+    print(f"==> {name} <==")
+    sys.stdout.write(content if content.endswith("\n") or not content else f"{content}\n")
 
 
 def _text(path: Path) -> str:
@@ -106,14 +116,28 @@ def find(record: Record, stage: str | None, attempt: int | None) -> Logs:
         for _, attempts in sorted(tasks.items())
         if attempt is None or attempt in attempts
     ]
-    # The scheduler's own output is of all attempts, so it belongs to none that is asked for by its number.
-    files = [
-        *(loose if attempt is None else []),
-        *(file for path in chosen for file in sorted(path.iterdir()) if file.is_file()),
-    ]
+    files = [file for path in chosen for file in sorted(path.iterdir()) if file.is_file()]
     return Logs(
-        stage, attempt or (known[-1] if known else None), {str(file.relative_to(directory)): file for file in files}
+        stage,
+        attempt or (known[-1] if known else None),
+        {str(file.relative_to(directory)): file for file in files},
+        {file.name: file for file in loose} if attempt is None else {},
     )
+
+
+def _only_there(logs: Logs) -> dict[str, str]:
+    """What the scheduler's files say and no attempt's file: a module that is missing, a node's out-of-memory killer."""
+    known: set[str] = set()
+    for stage in {path.parent for path in logs.scheduler.values()}:
+        for path in stage.glob("*/*"):
+            # A supervisor's lines start with their time, which its own output does not repeat.
+            known |= {part for line in _text(path).splitlines() for part in (line, line.partition(" ")[2])}
+    found = {}
+    for name, path in logs.scheduler.items():
+        lines = [line for line in _text(path).splitlines() if line not in known]
+        if lines:
+            found[name] = "\n".join(lines) + "\n"
+    return found
 
 
 def _newest_stage(top: Path, stages: list[str]) -> str:
@@ -145,8 +169,10 @@ def _follow(record: Record, stage: str | None, attempt: int | None) -> None:
             )
         else:
             logs = find(record, stage, attempt)
-        tail.print(logs)
+        tail.print(logs, to_the_end=ended)
         if ended:
+            for name, content in _only_there(logs).items():
+                _show(f"{logs.stage}/{name}", content)
             return
         time.sleep(0.5)
 
@@ -159,8 +185,8 @@ class Tail:
         self._offsets: dict[Path, int] = {}
         self._shown: Path | None = None
 
-    def print(self, logs: Logs) -> None:
-        """Prints what is new."""
+    def print(self, logs: Logs, to_the_end: bool) -> None:
+        """Prints what is new: whole lines, and at the end also one that was never finished."""
         from openrs.report.text import printable
 
         # Also those of an attempt that is no longer the newest: its last lines say why.
@@ -173,6 +199,7 @@ class Tail:
                     new = file.read()
             except FileNotFoundError:
                 continue
+            new = new if to_the_end else new[: new.rfind(b"\n") + 1]
             if not new:
                 continue
             self._offsets[path] = offset + len(new)

@@ -51,12 +51,15 @@ def command(exp: ExperimentName, cluster: ClusterName, overrides: Overrides = No
         )
     )
     print()
-    print(f"at most {bound['gpu_hours']:g} GPU-hours{_dollars(bound, profile)}: {bound['basis']}")
+    if bound["gpu_hours"]:
+        print(f"at most {bound['gpu_hours']:g} GPU-hours{_dollars(bound, profile)}: {bound['basis']}")
+    else:
+        print("no GPU")
 
 
 def _dollars(bound: dict[str, Any], cluster: Cluster) -> str:
     if bound["dollars"] is None:
-        return "" if bound["gpu_hours"] == 0 else f" (cluster {cluster.name} has no price_per_gpu_hour)"
+        return f" (cluster {cluster.name} has no price_per_gpu_hour)"
     return f", ${bound['dollars']:,.2f} at ${cluster.price_per_gpu_hour:g} a GPU-hour"
 
 

@@ -101,7 +101,7 @@ def _screen() -> Iterator[Callable[[str, str, bool], None]]:
         from rich.text import Text
 
         with Live(console=Console(stderr=True), refresh_per_second=4) as live:
-            yield lambda line, _state, _last: live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
+            yield lambda line, _state, _last: live.update(Text(line), refresh=True)
         return
     shown: dict[str, Any] = {"state": None, "time": 0.0, "line": None}
 

@@ -20,9 +20,9 @@ INSIDE_PACKAGE = "openrs:"
 
 
 def load(data: Data) -> list[dict[str, str]]:
-    """The problems of a data set, in its order: `[{"problem": …, "answer": …}]`, both never empty.
+    r"""The problems of a data set, in its order: `[{"problem": …, "answer": …}]`, both never empty.
 
-    An answer that is a whole solution is passed on as it is (the verifier finds its `\\boxed{}`). A list of one answer
+    An answer that is a whole solution is passed on as it is (the verifier finds its `\boxed{}`). A list of one answer
     is that answer. Raises BadInput where the file, the column or the rows are not there.
     """
     if data.type == "sums":
@@ -90,7 +90,7 @@ def commit(item: HubModel | HubData) -> str | None:
 
 
 def hub_problem(error: Exception, what: str) -> BadInput | None:
-    """The one line for a name or revision that the Hub does not give out; None for everything else (a broken network)."""
+    """The one line for a name or revision that the Hub does not give out; None for all else (a broken network)."""
     from huggingface_hub import constants, errors
 
     chain: BaseException | None = error

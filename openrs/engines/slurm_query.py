@@ -78,11 +78,16 @@ def inspect(jobs: list[Job]) -> dict[str, JobInfo]:
     handles = ",".join(job.handle for job in jobs)
     text = run(["squeue", "-h", "-r", "-t", "all", "-o", "%i|%T|%r", "-j", handles], tolerate=("Invalid job id",))
     _collect(text, found)
-    for again in (_sacct, _scontrol):
-        forgotten = [job for job in jobs if any(key not in found for key in _keys(job))]
-        if forgotten:
-            again(forgotten, found)
-    return {job.handle: _summary(job, found) for job in jobs}
+    accounted = True
+    if forgotten := _forgotten(jobs, found):
+        accounted = _sacct(forgotten, found)
+    if forgotten := _forgotten(jobs, found):
+        _scontrol(forgotten, found)
+    return {job.handle: _summary(job, found, accounted) for job in jobs}
+
+
+def _forgotten(jobs: list[Job], found: dict[tuple[str, int | None], tuple[JobState, str]]) -> list[Job]:
+    return [job for job in jobs if any(key not in found for key in _keys(job))]
 
 
 def _keys(job: Job) -> list[tuple[str, int | None]]:
@@ -100,12 +105,17 @@ def _collect(text: str, found: dict[tuple[str, int | None], tuple[JobState, str]
     found.update({key: value for key, value in new.items() if key not in found})
 
 
-def _sacct(jobs: list[Job], found: dict[tuple[str, int | None], tuple[JobState, str]]) -> None:
-    """What slurmdbd remembers; nothing on a cluster without accounting."""
+def _sacct(jobs: list[Job], found: dict[tuple[str, int | None], tuple[JobState, str]]) -> bool:
+    """What slurmdbd remembers. False on a cluster without accounting."""
     handles = ",".join(job.handle for job in jobs)
     command = ["sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", handles]
-    if shutil.which("sacct"):
-        _collect(run(command, tolerate=("accounting storage is disabled", "Connection refused")), found)
+    try:
+        text = run(command)
+    except OpenRSError:  # disabled, not installed, or slurmdbd is down: the others answer
+        return False
+    # What waits is in squeue: a PENDING here is behind the times, by seconds.
+    _collect("\n".join(line for line in text.splitlines() if not line.endswith("|PENDING")), found)
+    return True
 
 
 def _scontrol(jobs: list[Job], found: dict[tuple[str, int | None], tuple[JobState, str]]) -> None:
@@ -120,9 +130,12 @@ def _scontrol(jobs: list[Job], found: dict[tuple[str, int | None], tuple[JobStat
         _collect("\n".join(lines), found)
 
 
-def _summary(job: Job, found: dict[tuple[str, int | None], tuple[JobState, str]]) -> JobInfo:
-    unknown = (JobState.UNKNOWN, "Slurm does not know it any more")
-    states = {key[1]: found.get(key, unknown) for key in _keys(job)}
+def _summary(job: Job, found: dict[tuple[str, int | None], tuple[JobState, str]], accounted: bool) -> JobInfo:
+    missing = (JobState.UNKNOWN, "Slurm does not know it any more")
+    if accounted and any(key in found for key in _keys(job)):
+        # An element that is cancelled while it waits leaves no trace anywhere, but its array is known (Slurm 22.05).
+        missing = (JobState.CANCELLED, "cancelled while it waited")
+    states = {key[1]: found.get(key, missing) for key in _keys(job)}
     if job.tasks is None:
         return JobInfo(*states[None])
     tasks = {index: state for index, (state, _) in states.items() if index is not None}

@@ -32,6 +32,7 @@ _WAYS_OUT = (
     (r"time limit", "resources.minutes: more than the partition allows; set max_minutes in the cluster profile, the run goes on in the next attempt"),
     (r"invalid job array", "array_limit: set it in the cluster profile to the site's MaxArraySize - 1 (`scontrol show config`)"),
     (r"node count|invalid node name", "exclude: set it in the cluster profile to nodes that `sinfo -N` shows"),
+    (r"unrecognized option|invalid --", "extra: the cluster profile has an option that this sbatch does not know"),
     (r"unable to contact|connection refused|socket timed out|connect failure", "is slurmctld running? `scontrol ping`"),
 )
 
@@ -80,7 +81,7 @@ def send(directory: Path, script: str, options: list[str], stage: Stage) -> str:
 
 def _refusal(stage: str, text: str) -> OpenRSError:
     """sbatch's refusal in one line, with the way out."""
-    said = [line.partition("error: ")[2] or line for line in text.splitlines() if "error" in line.lower()]
+    said = [line.partition("error: ")[2] or line for line in text.splitlines() if "error" in line or "unrecognized" in line]
     words = (said[-1] if said else text.strip().splitlines()[-1]).strip()
     for pattern, way_out in _WAYS_OUT:
         if re.search(pattern, " ".join(said).lower()):

@@ -1,1 +1,1 @@
-"""Evaluation cells: one checkpoint on one benchmark with one seed. `python -m openrs.evaluation STAGE.json --task I`."""
+"""Cells: a checkpoint on a benchmark with a seed. Started as `python -m openrs.evaluation STAGE.json --task I`."""

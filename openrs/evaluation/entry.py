@@ -89,7 +89,7 @@ def evaluate(stage_path: Path, task: int) -> int:
 
 
 def _subject(run: RunDirectory, experiment: Experiment, cell: Cell) -> Subject:
-    """What a cell evaluates. Raises Invalid for a checkpoint that is not there or not whole, BadInput for the base model."""
+    """What a cell evaluates. Raises Invalid for a checkpoint that is not whole, BadInput for an unusable base model."""
     if cell.step is not None:
         path = run.checkpoint(cell.step)
         # Optimizer state is large and not read here: its checksums are left alone.

@@ -187,7 +187,7 @@ def has_reasoning(completion: str) -> bool:
 def hardware(device: torch.device) -> str:
     """What computed a result: the GPU's name, or the processor's."""
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+        return str(torch.cuda.get_device_name(device))
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else 'unknown processor'}, {torch.get_num_threads()} thread(s)"

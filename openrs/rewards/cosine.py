@@ -2,10 +2,10 @@ r"""Cosine: accuracy scaled by length along a half cosine, so that short right a
 
     f(t) = end + ½ · (start − end) · (1 + cos(π · min(t, max_len) / max_len))
 
-with t the completion's length in tokens; start and end are `max_value_correct` and `min_value_correct` for a right answer
-(it falls), `min_value_wrong` and `max_value_wrong` for a wrong one (it rises, so that giving up early costs most). None where
-the gold answer cannot be parsed. Range: between the smallest and the largest of the four values. Source: arXiv 2502.03373,
-section 4.1, without its penalty for exceeding the length (here a longer completion gets the end value).
+with t the completion's length in tokens; start and end are `max_value_correct` and `min_value_correct` for a right
+answer (it falls), `min_value_wrong` and `max_value_wrong` for a wrong one (it rises, so that giving up early costs
+most). None where the gold answer cannot be parsed. Range: between the smallest and the largest of the four values.
+Source: arXiv 2502.03373, without its penalty for exceeding the length (here a longer completion gets the end value).
 The repository of Open-RS measured t in characters and did not clamp it, which makes the reward periodic.
 """
 

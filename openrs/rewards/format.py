@@ -1,8 +1,8 @@
 r"""Format: 1 if the completion closes its reasoning once and then gives its answer in the form asked for, else 0.
 
-Range {0, 1}. The form: an optional `<think>` at the start (R1's template puts it into the prompt), reasoning, exactly one
-`</think>`, and then nothing but white space and
-- `answer-tag`: one `<answer>…</answer>` that is not empty, as the prompt of Open-RS asks (arXiv 2503.16219, section 3.2);
+Range {0, 1}. The form: an optional `<think>` at the start (R1's template puts it into the prompt), reasoning, exactly
+one `</think>`, and then nothing but white space and
+- `answer-tag`: one `<answer>…</answer>` that is not empty, as the prompt of Open-RS asks (arXiv 2503.16219);
 - `boxed`: one `\boxed{…}` that is not empty, its braces balanced.
 
 The repository of Open-RS gives 1 for exactly one `\n</think>\n` and looks at nothing else.

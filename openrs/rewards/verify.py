@@ -25,8 +25,8 @@ def is_correct(gold: str, completion: str) -> bool | None:
     if not parsed:
         return None
     answer = _parse_answer(completion)
-    # The order matters: of an equation in the target, its right side alone is enough (`x = 5` for the gold `5`); with the
-    # two exchanged, `1` would pass for the gold `2x + z = 1`.
+    # The order matters: of an equation in the target, its right side alone is enough (`x = 5` for the gold `5`); with
+    # the two exchanged, `1` would pass for the gold `2x + z = 1`.
     return bool(answer) and bool(verify(list(parsed), answer))
 
 
@@ -45,11 +45,11 @@ def parse_gold(gold: str) -> tuple[Any, ...]:
 
 
 def answer_text(completion: str) -> tuple[str, bool]:
-    """The part of a completion in which its answer must stand, and whether all of it is answer.
+    r"""The part of a completion in which its answer must stand, and whether all of it is answer.
 
     What comes after the last `</think>` is answer; a `<think>` that is never closed leaves none. Of that, the last
-    `\\boxed{}` counts, else the last `<answer>`. A text without any of these is all answer only if it is one short line:
-    else it may be reasoning that was cut, whose last number is no answer.
+    `\boxed{}` counts, else the last `<answer>`. A text without any of these is all answer only if it is one short
+    line: else it may be reasoning that was cut, whose last number is no answer.
     """
     _, closed, rest = completion.rpartition("</think>")
     if not closed and "<think>" in completion:
@@ -65,7 +65,7 @@ def answer_text(completion: str) -> tuple[str, bool]:
 
 
 def last_box(text: str) -> str | None:
-    """The last whole `\\boxed{…}` of a text with its braces balanced, or None."""
+    r"""The last whole `\boxed{…}` of a text with its braces balanced, or None."""
     for match in reversed(list(_BOX.finditer(text))):
         end = _closing_brace(text, match.end())
         if end is not None:

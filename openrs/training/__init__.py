@@ -1,1 +1,1 @@
-"""GRPO on the ranks of one job: `python -m openrs.training STAGE.json`, one process a rank, started by the supervisor."""
+"""GRPO on the ranks of a job: the supervisor starts `python -m openrs.training STAGE.json`, one process a rank."""

@@ -1,8 +1,9 @@
 """Checkpoints on disk: whole and checked, or not there. Imports no torch.
 
-A checkpoint `step-NNNNNN` is a directory in Hugging Face format with the optimizer, the schedule and the trainer's state
-beside the model. It is written as `.step-NNNNNN.<nonce>`, every file is fsynced, the manifest `COMPLETE` is written last, and
-then the directory gets its name. No RNG state is in it, since all that is drawn in a step is seeded from the step.
+A checkpoint `step-NNNNNN` is a directory in Hugging Face format with the optimizer, the schedule and the trainer's
+state beside the model. It is written as `.step-NNNNNN.<nonce>`, every file is fsynced, the manifest `COMPLETE` is
+written last, and then the directory gets its name. No RNG state is in it, since all that is drawn in a step is seeded
+from the step.
 """
 
 from __future__ import annotations

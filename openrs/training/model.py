@@ -1,4 +1,4 @@
-"""Model and tokenizer of a spec or of a checkpoint, and the seeds of what is sampled. Shared by training and evaluation."""
+"""Model and tokenizer of a spec or of a checkpoint, and the seeds of sampling: for training and for evaluation."""
 
 # mypy: disable-error-code="no-untyped-call"
 

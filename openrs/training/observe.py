@@ -1,4 +1,4 @@
-"""What a training run tells while it runs: a metrics line a step, kept completions, a progress line. Imports no torch."""
+"""What a run tells while it trains: a metrics line a step, kept completions, a progress line. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from openrs.runs.files import append_line, read_lines, write_atomic
 
 
 def cut_metrics(metrics: Path, step: int) -> int:
-    """Drops the lines of steps after `step`, which will be done again, and a line that a crash cut; how many were kept."""
+    """Drops the lines of steps after `step`, which will be done again, and a line that a crash cut. How many stay."""
     if not metrics.exists():
         return 0
     # One line a step: a replay that was itself interrupted may have left two.

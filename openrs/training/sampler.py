@@ -13,8 +13,8 @@ from openrs.errors import BadInput
 class StepSampler(Sampler[int]):
     """Row indices of a whole run, each `completions_per_prompt` times in a row, from the step `start` on.
 
-    The first epoch is that of TRL 0.16.1's RepeatRandomSampler (μ = 1) with the same seed; every further one is the next
-    permutation of the same generator. A last chunk that does not fill a step is left out of its epoch, as in TRL.
+    The epochs are those of TRL 0.16.1's RepeatRandomSampler (μ = 1) with the same seed, where it runs uninterrupted:
+    each is the next permutation of one generator. A last chunk that does not fill a step is left out of its epoch.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The seam to TRL: its GRPO trainer with our order, seeds, stops, checkpoints and metrics. The algorithm is TRL's own."""
+"""The seam to TRL: its GRPO trainer with our order, seeds, stops, checkpoints, metrics. The algorithm is TRL's own."""
 
 # TRL, transformers and accelerate are untyped here; everything typed stands in the other files.
 # mypy: disable-error-code="misc, no-untyped-call, no-untyped-def, attr-defined, assignment, arg-type"
@@ -42,7 +42,7 @@ def train(
     start: checkpoint.Found | None,
     server: tuple[str, int] | None,
 ) -> None:
-    """Trains to the last step, from `start`. Raises StopRequested once the last finished step is saved, and BadInput."""
+    """Trains from `start` to the last step. Raises BadInput, and StopRequested once the last finished step is saved."""
     name, revision = model_path(experiment.model)
     tokenizer = load_tokenizer(name, revision)
     # The base model also on resuming: the KL term's reference is a copy of it. The Trainer then loads the weights.
@@ -56,8 +56,10 @@ def train(
 
 
 def training_dtype(experiment: Experiment) -> str:
-    """Data type of the weights. On one GPU they are float32 under autocast: learning rates near 1e-6 are lost in bfloat16
-    weights, and there is no ZeRO to keep float32 copies of them.
+    """Data type of the weights in training.
+
+    On one GPU they are float32 under autocast: steps near 1e-6 are lost in bfloat16 weights, and there is no ZeRO to
+    keep float32 copies of them.
     """
     if experiment.resources.gpus and experiment.trainer_ranks == 1:
         return "float32"
@@ -130,10 +132,10 @@ def _zero2(dtype: str) -> dict[str, Any]:
 class Trainer(GRPOTrainer):
     """TRL's GRPO trainer between our sampler and our run directory.
 
-    - Before each micro-batch every RNG is seeded from (run seed, step, micro-batch, rank): completions depend on nothing
-      that came before, and a checkpoint needs no RNG state.
+    - Before each micro-batch every RNG is seeded from (run seed, step, micro-batch, rank): completions depend on
+      nothing that came before, and a checkpoint needs no RNG state.
     - `_decode`, the first thing that TRL does with completions on every rank, is where ranks agree to stop and where
-      lengths are taken; `_maybe_log_save_evaluate`, called after each optimizer step, is where a step is recorded and saved.
+      lengths are taken; `_maybe_log_save_evaluate`, called after each step, is where it is recorded and saved.
     """
 
     def __init__(
@@ -194,7 +196,7 @@ class Trainer(GRPOTrainer):
         return result
 
     def _generate_until_stop(self, *args: Any, **kwargs: Any) -> Any:
-        # In training mode, dropout would act on what is sampled, and gradient checkpointing would switch the KV cache off.
+        # In training mode dropout would act on what is sampled, and gradient checkpointing would turn the KV cache off.
         self.model.eval()
         try:
             return self._generate(

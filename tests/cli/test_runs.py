@@ -348,6 +348,18 @@ def test_logs(openrs: Openrs, record: Record) -> None:
     assert openrs("logs", "mine", "-f", "--json").code == 2
 
 
+def test_logs_show_what_only_the_scheduler_knows(openrs: Openrs, record: Record) -> None:
+    """Its output holds again what the attempts' files hold, so only the rest is shown."""
+    log(record, "train/attempt-1/rank-0.log", "step 1\n")
+    log(record, "train/attempt-1/supervisor.log", "2025-01-01T00:00:00 openrs: attempt 1 ended\n")
+    out = log(record, "train/17.out", "module: not found\nstep 1\nopenrs: attempt 1 ended\nslurmstepd: oom_kill\n")
+    said = openrs("logs", "mine", "train").out
+    assert said.count("step 1\n") == 1 and said.count("attempt 1 ended") == 1
+    assert said.endswith("==> 17.out <==\nmodule: not found\nslurmstepd: oom_kill\n")
+    out.write_text("step 1\n")
+    assert "17.out" not in openrs("logs", "mine", "train").out
+
+
 def test_logs_of_an_array_show_each_tasks_newest_attempt(openrs: Openrs, record: Record) -> None:
     for task, attempt in ((0, 1), (1, 1), (1, 2), (10, 1), (2, 1)):
         log(record, f"eval/task-{task}-attempt-{attempt}/rank-0.log", "x\n")

@@ -80,14 +80,13 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_hub_rows_come_at_their_revision(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = {}
+    asked: dict[str, object] = {}
 
     def load_dataset(name: str, **options: object) -> list[dict[str, object]]:
         asked.update(options, name=name)
         return [{"problem": "1?", "answer": 1, "x": 2}, {"problem": "2?", "answer": 2}]
 
-    fake = types.ModuleType("datasets")
-    fake.load_dataset, fake.disable_progress_bars = load_dataset, lambda: None
+    fake = types.SimpleNamespace(load_dataset=load_dataset, disable_progress_bars=lambda: None)
     monkeypatch.setitem(sys.modules, "datasets", fake)
     data = HubData(type="hub", name="some/set", revision="abc", split="test", limit=1)
     assert load(data) == [{"problem": "1?", "answer": "1"}]
@@ -102,11 +101,8 @@ def test_what_the_hub_does_not_give_is_said_in_a_line(monkeypatch: pytest.Monkey
         outer.__cause__ = error
         return outer
 
-    class Gone(hub.errors.RepositoryNotFoundError):
-        def __init__(self) -> None:
-            Exception.__init__(self)
-
-    assert "no such repository" in str(module.hub_problem(cause(Gone()), "model a/b"))
+    gone = hub.errors.RepositoryNotFoundError
+    assert "no such repository" in str(module.hub_problem(cause(gone.__new__(gone)), "model a/b"))
     assert module.hub_problem(ConnectionError("down"), "model a/b") is None
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
     assert "openrs fetch" in str(module.hub_problem(cause(hub.errors.LocalEntryNotFoundError("x")), "model a/b"))

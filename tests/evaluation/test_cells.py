@@ -134,8 +134,9 @@ def test_one_failure_does_not_end_the_others(
     tmp_path: Path, evaluate_here: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = tmp_path / "rows.jsonl"
-    bad = f"{{name: broken, data: {{type: jsonl, path: {rows}}}, sampling: {{temperature: 1, max_new_tokens: 4}}}}"
-    good = "{name: good, data: {type: sums, split: held_out, count: 3}, sampling: {temperature: 1, max_new_tokens: 4}, samples_per_problem: 2}"
+    sampling = "sampling: {temperature: 1, max_new_tokens: 4}"
+    bad = f"{{name: broken, data: {{type: jsonl, path: {rows}}}, {sampling}}}"
+    good = f"{{name: good, data: {{type: sums, split: held_out, count: 3}}, {sampling}, samples_per_problem: 2}}"
     job = make_job(tmp_path / "run", tiny(f"evaluation.benchmarks=[{bad}, {good}]"), [None])
     assert evaluate_here(job) == 1
     assert result(job, 0) is None

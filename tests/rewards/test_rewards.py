@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 pytest.importorskip("math_verify")
@@ -146,10 +148,11 @@ def test_cosine_is_bounded_and_monotonic(length: int, other: int, max_len: int) 
     reward = rewards.get("cosine", max_len=max_len)
     short, long = sorted((length, other))
     ids = [[0] * short, [0] * long]
-    right_short, right_long = reward(["\\boxed{1}"] * 2, answer=["1"] * 2, completion_ids=ids)
-    wrong_short, wrong_long = reward(["\\boxed{2}"] * 2, answer=["1"] * 2, completion_ids=ids)
-    assert 1.0 >= right_short >= right_long >= 0.5
-    assert -0.5 <= wrong_short <= wrong_long <= 0.0
+    right = [value for value in reward(["\\boxed{1}"] * 2, answer=["1"] * 2, completion_ids=ids) if value is not None]
+    wrong = [value for value in reward(["\\boxed{2}"] * 2, answer=["1"] * 2, completion_ids=ids) if value is not None]
+    assert len(right) == len(wrong) == 2
+    assert 1.0 >= right[0] >= right[1] >= 0.5
+    assert -0.5 <= wrong[0] <= wrong[1] <= 0.0
 
 
 def test_cosine_at_its_ends() -> None:
@@ -182,15 +185,14 @@ def test_the_coin_belongs_to_the_text(texts: list[str], seed: int) -> None:
 def test_the_coin_is_fair() -> None:
     texts = [f"completion {number}" for number in range(2000)]
     heads = rewards.get("random")(texts)
-    assert 900 < sum(heads) < 1100
+    assert 900 < heads.count(1.0) < 1100
     assert heads != rewards.get("random", seed=1)(texts)
 
 
 def test_names() -> None:
+    parameters: dict[str, dict[str, Any]] = {"cosine": {"max_len": 1}}
     assert rewards.names() == ["accuracy", "cosine", "format", "random"]
-    assert [
-        rewards.get(name, **({"max_len": 1} if name == "cosine" else {})).__name__ for name in rewards.names()
-    ] == rewards.names()
+    assert [rewards.get(name, **parameters.get(name, {})).__name__ for name in rewards.names()] == rewards.names()
 
 
 @pytest.mark.parametrize(
@@ -205,7 +207,7 @@ def test_names() -> None:
         ("cosine", {"max_len": 0}, "max_len"),
     ],
 )
-def test_bad_names_and_parameters(name: str, params: dict[str, object], words: str) -> None:
+def test_bad_names_and_parameters(name: str, params: dict[str, Any], words: str) -> None:
     with pytest.raises(BadInput) as caught:
         rewards.get(name, **params)
     assert words in str(caught.value) and "\n" not in str(caught.value)

@@ -14,9 +14,13 @@ from tests.training.harness import Job, make_job
 
 
 @pytest.fixture
-def job_of(tmp_path: Path) -> Callable[[Experiment, str], Job]:
+def job_of(tmp_path: Path) -> Callable[..., Job]:
     """Makes a job in a run directory of the given name."""
-    return lambda experiment, name="run": make_job(tmp_path / name, experiment)
+
+    def make(experiment: Experiment, name: str = "run") -> Job:
+        return make_job(tmp_path / name, experiment)
+
+    return make
 
 
 @pytest.fixture

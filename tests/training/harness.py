@@ -117,7 +117,7 @@ def wait_for(condition: Any, seconds: float = 120.0) -> None:
 
 
 def make_job(root: Path, experiment: Experiment, steps: list[int | None] | None = None) -> Job:
-    """A run directory in `root` with one stage: training, or the cells of the checkpoints of `steps` as one task each."""
+    """A run directory in `root` with one stage: training, or the cells of the checkpoints of `steps`, a task each."""
     run = RunDirectory(root)
     kind = "train" if steps is None else "cells"
     directory = run.submission(1) / kind

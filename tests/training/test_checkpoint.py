@@ -97,7 +97,7 @@ def test_retention(tmp_path: Path) -> None:
         save(tmp_path, step)
     (tmp_path / "step-000006" / "COMPLETE").unlink()
     (tmp_path / "notes").mkdir()
-    # The damaged 6 counts neither as kept nor as newest; 7 was left by a run that got further, and is not ours to judge.
+    # The damaged 6 does not count as kept; 7 was left by a run that got further, and is not ours to judge.
     assert prune(tmp_path, 6, keep=2, always=[2]) == [1, 3]
     assert steps_in(tmp_path) == [2, 4, 5, 6, 7]
     save(tmp_path, 6)

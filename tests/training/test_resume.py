@@ -36,8 +36,8 @@ def weights(job: Job, step: int) -> str:
 def same(job: Job, other: Job, step: int) -> None:
     assert job.metrics() == other.metrics()
     assert weights(job, step) == weights(other, step)
-    kept = [sorted((each.run.path / "completions").iterdir()) for each in (job, other)]
-    assert [[file.read_bytes() for file in files] for files in kept][0] == [file.read_bytes() for file in kept[1]]
+    mine, theirs = ((each.run.path / "completions").iterdir() for each in (job, other))
+    assert {file.name: file.read_bytes() for file in mine} == {file.name: file.read_bytes() for file in theirs}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -70,7 +70,7 @@ def test_a_killed_run_goes_on_bitwise(
     assert attempts == [1, 1, 2, 2, 2]
 
 
-@pytest.mark.parametrize("looks", [1, 3, 9, 20, 60, 75, 110, 140])
+@pytest.mark.parametrize("looks", [1, 3, 20, 60, 110, 140, 230, 330])
 def test_a_stop_at_any_moment_loses_only_the_step_in_progress(
     looks: int, job_of: Callable[..., Job], train_here: Callable[[Job], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

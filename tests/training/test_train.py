@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +27,8 @@ def test_what_a_run_leaves_behind(
         "checkpoint.keep=1",
         "evaluation.at_steps=[2]",
         "prompt.system=Work it out.",
-        "rewards=[{type: cosine, max_len: 48}, {type: accuracy}, {type: format, answer: boxed}, {type: format}, {type: random, weight: 0}]",
+        "rewards=[{type: cosine, max_len: 48}, {type: accuracy}, {type: format, answer: boxed}, {type: format}, "
+        "{type: random, weight: 0}]",
     )
     job = job_of(experiment)
     assert train_here(job) == 0
@@ -56,12 +59,12 @@ def test_too_few_problems_are_refused(
 
 
 @pytest.mark.train
-def test_the_options_of_a_gpu_run(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+def test_the_options_of_a_gpu_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As far as they can be looked at without a GPU."""
     from openrs.spec.load import load_experiment
     from openrs.training import trainer
 
-    seen = {}
+    seen: dict[str, Any] = {}
     monkeypatch.setattr(trainer, "GRPOConfig", lambda **options: seen.update(options))
     experiment = load_experiment("exp3")
     trainer.config(experiment, tmp_path, ("127.0.0.1", 8000))

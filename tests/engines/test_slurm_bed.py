@@ -1,0 +1,233 @@
+"""What the engine does with a real Slurm: what it sends, how it reads answers, how it words refusals.
+
+No training here: exp3 asks for GPUs that no test machine has, so its jobs end within a second, as they should.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from openrs import launch
+from openrs.engines import Artifacts, Job, JobState
+from openrs.engines.slurm import SlurmEngine, quote
+from openrs.engines.slurm_query import inspect
+from openrs.errors import BadInput, OpenRSError
+from openrs.plan import checkpoint_id
+from openrs.runs.record import Record
+from openrs.spec.cluster import Cluster
+from openrs.spec.load import load_cluster, load_experiment
+from openrs.stage import Cell
+from openrs.status import status
+from tests.testbed.slurm import SlurmBed
+
+pytestmark = pytest.mark.slurm
+
+EXP3 = load_experiment("exp3", ["recovery.node_fault_retries=0"])
+PROFILE = Cluster.model_validate({**load_cluster("slurm").model_dump(), "lease_seconds": 4})
+
+
+def profile(**fields: object) -> Cluster:
+    return Cluster.model_validate({**PROFILE.model_dump(), **fields})
+
+
+@pytest.fixture
+def bed(slurm_bed: SlurmBed, monkeypatch: pytest.MonkeyPatch) -> SlurmBed:
+    slurm_bed.reset()
+    for name, value in slurm_bed.env.items():
+        monkeypatch.setenv(name, value)
+    return slurm_bed
+
+
+@pytest.fixture
+def held(bed: SlurmBed, monkeypatch: pytest.MonkeyPatch) -> SlurmBed:
+    """Jobs wait in the queue: no node takes any."""
+    bed.run("scontrol", "update", "partitionname=main", "state=down")
+    bed.run("scontrol", "update", "partitionname=scavenge", "state=down")
+    return bed
+
+
+@pytest.fixture(autouse=True)
+def _open_again(slurm_bed: SlurmBed) -> object:
+    yield
+    for job in slurm_bed.run("squeue", "-h", "-o", "%A").split():
+        slurm_bed.call("scancel", job)
+    for partition in ("main", "scavenge"):
+        slurm_bed.run("scontrol", "update", f"partitionname={partition}", "state=up")
+
+
+def wait_for(record: Record, state: JobState, timeout: float = 60) -> None:
+    deadline = time.monotonic() + timeout
+    while status([record])[0].state != state:
+        assert time.monotonic() < deadline, status([record])
+        time.sleep(0.5)
+
+
+@pytest.mark.parametrize("cells", [1, 3])
+def test_what_is_submitted_is_what_was_rendered(held: SlurmBed, tmp_path: Path, cells: int) -> None:
+    experiment = load_experiment("exp3", [f"evaluation.at_steps={[50, 100, 150][:cells]}", "evaluation.benchmarks=[]"])
+    experiment = experiment.model_copy(
+        update={"evaluation": experiment.evaluation.model_copy(update={"benchmarks": EXP3.evaluation.benchmarks[:1]})}
+    )
+    rendered = launch.render(experiment, PROFILE, tmp_path / "runs", "same")
+    record = launch.submit(experiment, PROFILE, tmp_path / "runs", "same")
+    for stage in record.submissions[0].stages:
+        assert held.batch_script(stage.handle) == rendered.files[f"{stage.name}/job.sbatch"]
+        jobs = held.jobs(stage.handle)
+        assert all(job["JobName"] == f"same-{stage.name}-1" for job in jobs)
+        assert all("run=same" in job["Comment"] and record.hash in job["Comment"] for job in jobs)
+    by_name = {stage.name: stage for stage in record.submissions[0].stages}
+    train = held.job(by_name["train"].handle)
+    assert "gres/gpu:a40=4" in train["TRES"] or "gres:gpu:a40:4" in train["TresPerNode"]
+    assert f"afterok:{by_name['train'].handle}" in held.job(by_name["eval"].handle)["Dependency"]
+    assert held.job(by_name["eval"].handle)["ArrayTaskId"] == {1: "0%1", 3: "0-2%3"}[cells]
+    for name, content in rendered.files.items():
+        assert (tmp_path / "runs" / "same" / "submission" / "1" / name).read_text() == content
+    held.run("sbatch", "--test-only", str(tmp_path / "runs/same/submission/1/train/job.sbatch"))
+
+
+def test_no_gpu_ends_with_one_line_that_says_what_to_do(bed: SlurmBed, tmp_path: Path) -> None:
+    record = launch.submit(EXP3, PROFILE, tmp_path / "runs", "nogpu")
+    wait_for(record, JobState.FAILED)
+    train = next(stage for stage in status([record])[0].stages if stage.name == "train")
+    assert train.state == JobState.FAILED
+    assert "offers 0 of the 4 GPUs" in train.reason
+    assert "openrs resume nogpu" in train.reason
+    eval_stage = next(stage for stage in status([record])[0].stages if stage.name == "eval")
+    assert eval_stage.state == JobState.CANCELLED, "afterok with kill-on-invalid-dep"
+    log = "".join(path.read_text() for path in (tmp_path / "runs/nogpu/logs/train").glob("*.out"))
+    assert "Traceback" not in log
+    allocated = bed.rows(next(stage.handle for stage in record.submissions[0].stages if stage.name == "train"))
+    assert "gres/gpu:a40=4" in json.dumps(allocated)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"partition": "nope"}, "partition: set it in the cluster profile"),
+        ({"constraint": "nope"}, "constraint: set it in the cluster profile"),
+        ({"gpu_types": {"A40": "h100"}}, "gpu_types"),
+        ({"exclude": "nodeX"}, "exclude: set it in the cluster profile"),
+        ({"extra": ["--nonsense=1"]}, "extra"),
+    ],
+)
+def test_refusals_name_the_option_to_change(
+    bed: SlurmBed, tmp_path: Path, fields: dict[str, object], words: str
+) -> None:
+    with pytest.raises(BadInput) as refused:
+        launch.submit(EXP3, profile(**fields), tmp_path / "runs", "refused")
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "runs").exists(), "nothing is left behind"
+    assert bed.run("squeue", "-h").strip() == ""
+
+
+def test_a_refusal_halfway_takes_back_what_was_sent(bed: SlurmBed, tmp_path: Path) -> None:
+    experiment = load_experiment("exp3", ["evaluation.resources.gpus=1", "resources.gpus=7", "training.prompts_per_step=36"])
+    with pytest.raises(BadInput, match="resources: no node offers"):
+        launch.submit(experiment, PROFILE, tmp_path / "runs", "halfway")
+    bed.wait_gone()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_no_sbatch_on_path(bed: SlurmBed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch, pytest.raises(BadInput, match="sbatch is not on PATH"):
+        patch.setenv("PATH", str(tmp_path))
+        launch.submit(EXP3, PROFILE, tmp_path / "runs", "nopath")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_users_sbatch_variables_change_nothing(
+    held: SlurmBed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SBATCH_EXPORT", "ALL")
+    monkeypatch.setenv("SBATCH_PARTITION", "scavenge")
+    monkeypatch.setenv("MY_TOKEN", "canary-77")
+    record = launch.submit(EXP3, PROFILE, tmp_path / "runs", "own")
+    handle = record.submissions[0].stages[1].handle
+    assert held.job(handle)["Partition"] == "main"
+    assert "canary-77" not in held.run("sacct", "-j", handle, "--env-vars")
+
+
+def test_cancel_of_what_waits(held: SlurmBed, tmp_path: Path) -> None:
+    record = launch.submit(EXP3, PROFILE, tmp_path / "runs", "waits")
+    assert status([record])[0].state == JobState.PENDING
+    launch.cancel(tmp_path / "runs", "waits")
+    assert status([record])[0].state == JobState.CANCELLED
+    held.wait_gone()
+
+
+def test_states_also_of_what_slurm_has_half_forgotten(held: SlurmBed, tmp_path: Path) -> None:
+    single = held.submit("#!/bin/bash\ntrue\n", "-o", "/dev/null")
+    array = held.submit("#!/bin/bash\ntrue\n", "-o", "/dev/null", "--array=0-2%1")
+    jobs = [Job(single, None, tmp_path), Job(array, 3, tmp_path), Job("999999", None, tmp_path)]
+    seen = inspect(jobs)
+    assert [seen[job.handle].state for job in jobs] == [JobState.PENDING, JobState.PENDING, JobState.UNKNOWN]
+    assert set(seen[array].tasks) == {0, 1, 2}
+    assert inspect([Job("999999", None, tmp_path)])["999999"].state == JobState.UNKNOWN
+    held.run("scancel", f"{array}_1")
+    assert inspect(jobs)[array].tasks[1] == JobState.CANCELLED
+
+
+def test_states_without_accounting(slurm_bed_noacct: SlurmBed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in slurm_bed_noacct.env.items():
+        monkeypatch.setenv(name, value)
+    good = slurm_bed_noacct.submit("#!/bin/bash\ntrue\n", "-o", "/dev/null")
+    bad = slurm_bed_noacct.submit("#!/bin/bash\nexit 3\n", "-o", "/dev/null")
+    slurm_bed_noacct.wait_gone()
+    jobs = [Job(good, None, tmp_path), Job(bad, None, tmp_path), Job("999999", None, tmp_path)]
+    states = [inspect(jobs)[job.handle].state for job in jobs]
+    assert states == [JobState.SUCCEEDED, JobState.FAILED, JobState.UNKNOWN]
+
+
+def test_a_controller_that_does_not_answer(bed: SlurmBed, tmp_path: Path) -> None:
+    bed.stop_controller()
+    try:
+        with pytest.raises(OpenRSError, match="contact slurm controller") as failed:
+            inspect([Job("1", None, tmp_path)])
+        assert "\n" not in str(failed.value)
+    finally:
+        bed.start_controller()
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(value=st.text(st.characters(min_codepoint=32, exclude_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1, max_size=40))
+def test_a_quoted_value_arrives_at_slurm_unchanged(bed: SlurmBed, value: str) -> None:
+    job = bed.submit(f"#!/bin/bash\n#SBATCH --comment={quote('comment', value)}\n#SBATCH --hold\ntrue\n", "-o", "/dev/null")
+    shown = bed.run("scontrol", "show", "job", job)
+    comment = next(line.strip() for line in shown.splitlines() if line.strip().startswith("Comment="))
+    bed.run("scancel", job)
+    assert comment == f"Comment={value}".rstrip()
+
+
+def test_a_runs_directory_with_odd_characters(bed: SlurmBed, tmp_path: Path) -> None:
+    runs = tmp_path / "it's 100% \"mine\" #1"
+    record = launch.submit(EXP3, PROFILE, runs, "odd")
+    wait_for(record, JobState.FAILED)
+    assert list((runs / "odd" / "logs" / "train").glob("slurm-*.out"))
+    assert "offers 0 of the 4 GPUs" in str(status([record])[0].stages)
+    with pytest.raises(BadInput, match="backslash"):
+        launch.submit(EXP3, PROFILE, tmp_path / "back\\slash", "odd")
+
+
+def test_1000_cells_in_one_query(held: SlurmBed, tmp_path: Path) -> None:
+    cell = Cell(checkpoint=checkpoint_id(1), step=1, benchmark="b", seed=0, settings="0" * 12)
+    experiment = load_experiment("smoke")
+    plan = launch.planning.assemble(
+        experiment, PROFILE, launch.planning.cell_stages("eval", [cell.model_copy(update={"seed": n}) for n in range(1000)], [], experiment, PROFILE)
+    )
+    place = launch.place_of(PROFILE, tmp_path / "runs", "many")
+    engine = SlurmEngine(PROFILE)
+    artifacts: Artifacts = engine.render(experiment, plan, place)
+    target = place.directory / "submission" / "1" / "eval"
+    target.mkdir(parents=True)
+    handle = engine.submit(artifacts)["eval"]
+    info = inspect([Job(handle, 1000, target)])[handle]
+    assert len(info.tasks) == 1000
+    assert set(info.tasks.values()) == {JobState.PENDING}
+    assert len(list((target / "submitit").glob(f"{handle}_*_submitted.pkl"))) == 1000

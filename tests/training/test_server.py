@@ -1,0 +1,84 @@
+"""Waiting for the generation server, and leaving it when a stop is requested. The server is a stand-in."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from openrs.errors import BadInput
+from openrs.spec.load import load_experiment
+from openrs.training import session
+from openrs.training.session import await_server
+from openrs.training.stop import StopRequested
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    """A server that is not ready the first two times it is asked."""
+    asked = 0
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            nonlocal asked
+            asked += 1
+            self.send_response(200 if asked > 2 else 503)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_it_waits_until_the_server_answers(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    await_server(f"http://{address}/health/", lambda: False, pause=0.01)
+    monkeypatch.setenv("OPENRS_GENERATION_SERVER", address)
+    rank: Any = SimpleNamespace(rank=0, stop_requested=lambda: False)
+    host, port = address.split(":")
+    assert session._wait_for_server(load_experiment("exp3"), rank) == (host, int(port))
+    assert session._wait_for_server(load_experiment("smoke"), rank) is None
+
+
+def test_it_leaves_on_request_and_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    nobody = "http://127.0.0.1:9/health/"
+    with pytest.raises(StopRequested):
+        await_server(nobody, lambda: True)
+    with pytest.raises(TimeoutError, match="did not answer"):
+        await_server(nobody, lambda: False, seconds=0.05, pause=0.01)
+    monkeypatch.delenv("OPENRS_GENERATION_SERVER", raising=False)
+    rank: Any = SimpleNamespace(rank=0, stop_requested=lambda: False)
+    with pytest.raises(BadInput, match="OPENRS_GENERATION_SERVER"):
+        session._wait_for_server(load_experiment("exp3"), rank)
+
+
+@pytest.mark.train
+def test_generation_on_the_server_is_left_on_request() -> None:
+    from openrs.training.trainer import Trainer
+
+    def trainer(ask: Callable[..., Any], stop: Callable[[], bool]) -> Any:
+        tokenizer = SimpleNamespace(eos_token_id=2)
+        return SimpleNamespace(_ask_server=ask, _rank=SimpleNamespace(stop_requested=stop), processing_class=tokenizer)
+
+    generate = Trainer._ask_server_until_stop
+    answered = trainer(lambda prompts, n, **rest: [[5, 2]] * len(prompts) * n, lambda: False)
+    assert generate(answered, ["a", "b"], n=2, top_p=1.0) == [[5, 2]] * 4
+    started = time.monotonic()
+    assert generate(trainer(lambda **_: time.sleep(30), lambda: True), ["a", "b"], n=2) == [[2]] * 4
+    assert time.monotonic() - started < 5
+
+    def broken(**_: object) -> None:
+        raise ConnectionError("gone")
+
+    with pytest.raises(ConnectionError, match="gone"):
+        generate(trainer(broken, lambda: False), ["a"], n=2)
