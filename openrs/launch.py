@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from openrs import plan as planning
-from openrs.engines import Artifacts, Engine, Place, engine_for
+from openrs.engines import Artifacts, Engine, Job, Place, engine_for
 from openrs.errors import BadInput
 from openrs.runs import provenance, record
 from openrs.runs.directory import RunDirectory
@@ -50,9 +50,13 @@ def check_local_files(experiment: Experiment) -> None:
     """Raises BadInput for a model directory or data file that the spec names and that is not there."""
     model = experiment.model
     if model.type == "path":
-        directory = PACKAGE / model.path.removeprefix("openrs:") if model.path.startswith("openrs:") else Path(model.path)
+        directory = (
+            PACKAGE / model.path.removeprefix("openrs:") if model.path.startswith("openrs:") else Path(model.path)
+        )
         if not (directory / "config.json").is_file():
-            raise BadInput(f"model.path: {model.path} is not a model directory in Hugging Face format (it has no config.json)")
+            raise BadInput(
+                f"model.path: {model.path} is not a model directory in Hugging Face format (it has no config.json)"
+            )
     sources = {"data": experiment.data}
     sources |= {f"evaluation.benchmarks.{b.name}.data": b.data for b in experiment.evaluation.benchmarks}
     for where, data in sources.items():
@@ -82,8 +86,13 @@ def submit(experiment: Experiment, cluster: Cluster, runs: Path, run: str | None
             directory.mkdir()
             claimed.append(directory)
         new = record.Record(
-            run=run, experiment=experiment.name, hash=plan.hash, steps=plan.steps, cluster=cluster,
-            dir=str(place.directory), submissions=[],
+            run=run,
+            experiment=experiment.name,
+            hash=plan.hash,
+            steps=plan.steps,
+            cluster=cluster,
+            dir=str(place.directory),
+            submissions=[],
         )
         write_atomic(place.directory / "spec.json", artifacts.files["spec.json"])
         return _send(engine, artifacts, new, runs)
@@ -94,9 +103,11 @@ def submit(experiment: Experiment, cluster: Cluster, runs: Path, run: str | None
             with contextlib.suppress(OSError):
                 directory.rmdir()  # only if it is still empty
         if isinstance(error, FileExistsError):
-            raise BadInput(f"--run {run}: that run exists already below {runs}; choose another id, or `openrs resume {run}`") from None
+            raise BadInput(
+                f"--run {run}: that run exists already below {runs}; choose another id, or `openrs resume {run}`"
+            ) from None
         if isinstance(error, OSError):
-            raise BadInput(f"--runs {runs}: cannot write there ({error.strerror})") from None
+            raise _unwritable(runs, error) from None
         raise
 
 
@@ -110,14 +121,19 @@ def resume(runs: Path, run: str) -> record.Record:
     directory = RunDirectory(Path(known.dir))
     alive = [name for name, stage in stage_states(known, engine).items() if not stage.state.ended]
     if alive:
-        raise BadInput(f"run {run}: stage {alive[0]} has not ended; `openrs status {run}` shows it, `openrs cancel {run}` stops it")
+        raise BadInput(
+            f"run {run}: stage {alive[0]} has not ended; `openrs status {run}` shows it, `openrs cancel {run}` stops it"
+        )
     experiment = read(Experiment, directory.path / "spec.json")
     number = max([0, *directory.submissions()]) + 1
     place = place_of(known.cluster, runs, run, number)
     plan = _remaining(experiment, known.cluster, directory)
     if not plan.stages:
         raise BadInput(f"run {run} is complete; there is nothing to resume")
-    return _send(engine, engine.render(experiment, plan, place), known, runs)
+    try:
+        return _send(engine, engine.render(experiment, plan, place), known, runs)
+    except OSError as error:
+        raise _unwritable(runs, error) from None
 
 
 def _remaining(experiment: Experiment, cluster: Cluster, directory: RunDirectory) -> planning.Plan:
@@ -146,8 +162,11 @@ def cancel(runs: Path, run: str) -> record.Record:
     if not alive:
         raise BadInput(f"run {run} has ended already; `openrs status {run}` says how")
     newest = known.newest()
-    for submission in {newest[name][0] for name in alive}:
-        directory.cancel(submission)
+    try:
+        for submission in {newest[name][0] for name in alive}:
+            directory.cancel(submission)
+    except OSError as error:
+        raise _unwritable(runs, error) from None
     grace = read(Experiment, directory.path / "spec.json").recovery.grace_seconds
     engine.cancel(list(alive.values()), grace)
     return known
@@ -168,9 +187,19 @@ def _send(engine: Engine, artifacts: Artifacts, known: record.Record, runs: Path
         for stage in artifacts.plan.stages:
             (directory.path / "logs" / stage.name).mkdir(parents=True, exist_ok=True)
         handles = engine.submit(artifacts)
+        try:
+            return _recorded(artifacts, handles, known, runs)
+        except BaseException:
+            # What is not on record would run unseen.
+            engine.cancel([Job(handle, None, target / name) for name, handle in handles.items()], grace=0)
+            raise
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)
         raise
+
+
+def _recorded(artifacts: Artifacts, handles: dict[str, str], known: record.Record, runs: Path) -> record.Record:
+    """The record with this submission added, saved."""
     sent = [
         record.SentStage(
             name=stage.name,
@@ -184,6 +213,14 @@ def _send(engine: Engine, artifacts: Artifacts, known: record.Record, runs: Path
     updated = known.model_copy(update={"submissions": [*known.submissions, submission]})
     record.save(runs, updated)
     return updated
+
+
+def _unwritable(runs: Path, error: OSError) -> BadInput:
+    """An OSError in one line; shutil.Error holds the reasons of many files."""
+    reason = error.strerror or str(error)
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        reason = str(error.args[0][0][-1])
+    return BadInput(f"--runs {runs}: cannot write there ({reason})")
 
 
 def _snapshot(target: Path) -> None:

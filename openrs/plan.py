@@ -141,7 +141,9 @@ def train_stage(experiment: Experiment, cluster: Cluster) -> Stage:
     )
 
 
-def cell_stages(name: str, wanted: list[Cell], after: list[str], experiment: Experiment, cluster: Cluster) -> list[Stage]:
+def cell_stages(
+    name: str, wanted: list[Cell], after: list[str], experiment: Experiment, cluster: Cluster
+) -> list[Stage]:
     """Arrays over `wanted`: batches of `cells_per_task`, cut into pieces of at most `array_limit` tasks."""
     size = cluster.cells_per_task
     tasks = [wanted[start : start + size] for start in range(0, len(wanted), size)]

@@ -123,7 +123,9 @@ def _in_its_own_words(
     if not bad or len(ends) < starts:  # killed too hard to say anything
         return state, reason
     interrupted = all(event.get("code") == INTERRUPTED for event in bad)
-    return JobState.INTERRUPTED if interrupted and state == JobState.FAILED else state, str(bad[-1].get("reason", reason))
+    return JobState.INTERRUPTED if interrupted and state == JobState.FAILED else state, str(
+        bad[-1].get("reason", reason)
+    )
 
 
 def overall(states: list[JobState]) -> JobState:

@@ -62,13 +62,20 @@ class LocalEngine:
             with open(directory / "logs" / stage.name / f"local-{artifacts.place.submission}.out", "ab") as log:
                 try:
                     process = subprocess.Popen(
-                        argv, cwd=where, env={**os.environ, **command["environment"]}, stdin=subprocess.DEVNULL,
-                        stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                        argv,
+                        cwd=where,
+                        env={**os.environ, **command["environment"]},
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=subprocess.STDOUT,
+                        start_new_session=True,
                     )
                 except OSError as error:
                     for handle in handles.values():
                         _signal(handle, signal.SIGTERM)
-                    raise BadInput(f"python: {argv[0]} of cluster {self.cluster.name} cannot be started ({error.strerror})") from None
+                    raise BadInput(
+                        f"python: {argv[0]} of cluster {self.cluster.name} cannot be started ({error.strerror})"
+                    ) from None
             handles[stage.name] = f"{process.pid}.{start_ticks(process.pid)}"
             write_atomic(where / PROCESS, json.dumps({"pid": process.pid, "start": start_ticks(process.pid)}) + "\n")
         return handles
@@ -86,7 +93,9 @@ class LocalEngine:
             if time.monotonic() > deadline:
                 for job in jobs:
                     _signal(job.handle, signal.SIGKILL)
-                raise OpenRSError(f"the run had not stopped after {grace} s and was killed; its newest checkpoint stands")
+                raise OpenRSError(
+                    f"the run had not stopped after {grace} s and was killed; its newest checkpoint stands"
+                )
             time.sleep(0.1)
 
 
@@ -111,7 +120,9 @@ def _inspect(job: Job) -> JobInfo:
     if content is None:
         if alive:
             waiting = not (job.directory / "started").exists()
-            return JobInfo(JobState.PENDING if waiting else JobState.RUNNING, "waits for the stage before it" if waiting else "")
+            return JobInfo(
+                JobState.PENDING if waiting else JobState.RUNNING, "waits for the stage before it" if waiting else ""
+            )
         return JobInfo(JobState.INTERRUPTED, "its process was killed, or the machine restarted")
     code, reason = content.get("code"), str(content.get("reason", ""))
     if code == DONE:

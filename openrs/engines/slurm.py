@@ -14,7 +14,7 @@ from pathlib import Path
 
 from openrs.engines import Artifacts, Job, JobInfo, JobState, Place, common_files
 from openrs.engines.slurm_query import inspect, run
-from openrs.errors import BadInput, OpenRSError
+from openrs.errors import BadInput
 from openrs.plan import Plan, Stage
 from openrs.resources import template
 from openrs.spec.cluster import Cluster
@@ -56,7 +56,9 @@ class SlurmEngine:
             directives=self._directives(stage, plan, place, grace),
             setup=self.cluster.setup,
             code=shlex.quote(str(submission / "code")),
-            command=shlex.join([python, "-u", "-m", "submitit.core._submit", str(submission / stage.name / "submitit")]),
+            command=shlex.join(
+                [python, "-u", "-m", "submitit.core._submit", str(submission / stage.name / "submitit")]
+            ),
             cpus=stage.resources.cpus,
         )
 
@@ -118,7 +120,10 @@ class SlurmEngine:
         """Removes what waits, asks what runs to stop, waits for the save, then removes it."""
         ids = [job.handle for job in jobs]
         run(["scancel", "--state=PENDING", *ids])
-        run(["scancel", "--signal=TERM", *ids], tolerate=("Invalid job id", "already completing", "not yet begun", "Job/step already"))
+        run(
+            ["scancel", "--signal=TERM", *ids],
+            tolerate=("Invalid job id", "already completing", "not yet begun", "Job/step already"),
+        )
         deadline = time.monotonic() + grace + 10
         while any(info.state == JobState.RUNNING for info in inspect(jobs).values()) and time.monotonic() < deadline:
             time.sleep(1)

@@ -99,9 +99,11 @@ def _collect(text: str, found: dict[tuple[str, int | None], tuple[JobState, str]
     for line in text.splitlines():
         name, _, rest = line.partition("|")
         word, _, reason = rest.partition("|")
+        # A job whose dependency failed may stay pending for ever, where the site does not remove it.
+        state = JobState.CANCELLED if reason == "DependencyNeverSatisfied" else state_of(word)
         for key in expand(name.strip()):
             hint = f" ({_STUCK[reason]})" if reason in _STUCK else ""
-            new[key] = (state_of(word), (reason if reason not in ("None", "") else word) + hint)
+            new[key] = (state, (reason if reason not in ("None", "") else word) + hint)
     found.update({key: value for key, value in new.items() if key not in found})
 
 
@@ -125,7 +127,11 @@ def _scontrol(jobs: list[Job], found: dict[tuple[str, int | None], tuple[JobStat
         lines = []
         for line in text.splitlines():
             fields = dict(word.split("=", 1) for word in line.split() if "=" in word)
-            name = f"{fields['ArrayJobId']}_{fields['ArrayTaskId']}" if "ArrayTaskId" in fields else fields.get("JobId", "")
+            name = (
+                f"{fields['ArrayJobId']}_{fields['ArrayTaskId']}"
+                if "ArrayTaskId" in fields
+                else fields.get("JobId", "")
+            )
             lines.append(f"{name}|{fields.get('JobState', '')}|{fields.get('Reason', '')}")
         _collect("\n".join(lines), found)
 

@@ -26,11 +26,24 @@ _WAYS_OUT = (
     (r"invalid partition|partition .*not", "partition: set it in the cluster profile to one that `sinfo` shows"),
     (r"invalid account", "account: set it in the cluster profile; `sacctmgr show associations user=$USER` lists yours"),
     (r"invalid qos", "qos: set it in the cluster profile; `sacctmgr show qos` lists them"),
-    (r"node configuration is not available|generic resource|\bgres\b", "resources: no node offers these GPUs, CPUs and memory together; see `sinfo -o '%N %c %m %G'`, then gpu_types or gpu_request in the cluster profile, or the experiment's resources"),
-    (r"memory specification", "resources.memory_gb: more than a node has; or request_memory = false in the cluster profile"),
+    (
+        r"node configuration is not available|generic resource|\bgres\b",
+        "resources: no node offers these GPUs, CPUs and memory together (`sinfo -o '%N %c %m %G'`); change gpu_types or "
+        "gpu_request in the cluster profile, or the experiment's resources",
+    ),
+    (
+        r"memory specification",
+        "resources.memory_gb: more than a node has; or request_memory = false in the cluster profile",
+    ),
     (r"invalid feature|feature", "constraint: set it in the cluster profile to features that `sinfo -o '%N %f'` shows"),
-    (r"time limit", "resources.minutes: more than the partition allows; set max_minutes in the cluster profile, the run goes on in the next attempt"),
-    (r"invalid job array", "array_limit: set it in the cluster profile to the site's MaxArraySize - 1 (`scontrol show config`)"),
+    (
+        r"time limit",
+        "resources.minutes: more than the partition allows; set max_minutes in the cluster profile, the run goes on in the next attempt",
+    ),
+    (
+        r"invalid job array",
+        "array_limit: set it in the cluster profile to the site's MaxArraySize - 1 (`scontrol show config`)",
+    ),
     (r"node count|invalid node name", "exclude: set it in the cluster profile to nodes that `sinfo -N` shows"),
     (r"unrecognized option|invalid --", "extra: the cluster profile has an option that this sbatch does not know"),
     (r"unable to contact|connection refused|socket timed out|connect failure", "is slurmctld running? `scontrol ping`"),
@@ -50,7 +63,11 @@ class ScriptExecutor(SlurmExecutor):
 
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
         # SBATCH_* would override the script's directives, SLURM_* of a surrounding job would leak into this one.
-        foreign = [name for name in os.environ if name.startswith(("SBATCH_", "SLURM_")) and name not in ("SLURM_CONF", "SLURM_CLUSTERS")]
+        foreign = [
+            name
+            for name in os.environ
+            if name.startswith(("SBATCH_", "SLURM_")) and name not in ("SLURM_CONF", "SLURM_CLUSTERS")
+        ]
         unset = [word for name in foreign for word in ("-u", name)]
         return ["env", *unset, "sbatch", *self._options, str(submission_file_path)]
 
@@ -80,8 +97,10 @@ def send(directory: Path, script: str, options: list[str], stage: Stage) -> str:
 
 
 def _refusal(stage: str, text: str) -> OpenRSError:
-    """sbatch's refusal in one line, with the way out."""
-    said = [line.partition("error: ")[2] or line for line in text.splitlines() if "error" in line or "unrecognized" in line]
+    """Sbatch's refusal in one line, with the way out."""
+    said = [
+        line.partition("error: ")[2] or line for line in text.splitlines() if "error" in line or "unrecognized" in line
+    ]
     words = (said[-1] if said else text.strip().splitlines()[-1]).strip()
     for pattern, way_out in _WAYS_OUT:
         if re.search(pattern, " ".join(said).lower()):

@@ -108,9 +108,7 @@ def build_untrained(seed: int, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCa
     torch.manual_seed(seed)
     model = Qwen2ForCausalLM(config)
     # Token ids only: a sampling default here would leak into every generate() that leaves it unset.
-    model.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
-    )
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     return model
 
 
@@ -170,9 +168,7 @@ def as_prompt(tokenizer: Any, problem: str) -> str:
     return str(tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
 
 
-def measure(
-    model: PreTrainedModel, tokenizer: Any, n: int = 1000, temperature: float = 0.7, seed: int = 0
-) -> Score:
+def measure(model: PreTrainedModel, tokenizer: Any, n: int = 1000, temperature: float = 0.7, seed: int = 0) -> Score:
     r"""Samples one answer to each of ``n`` held-out problems (greedy at temperature 0) and scores them.
 
     Right means that the think part is closed and the completion ends in ``\boxed{…}`` with the answer.
@@ -181,9 +177,7 @@ def measure(
     import torch
 
     rows = sums.generate("held_out", n, seed)
-    sampling = (
-        {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
-    )
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
     model.eval()
     torch.manual_seed(seed)
     right = worked = 0
@@ -202,9 +196,7 @@ def measure(
                 max_new_tokens=MAX_NEW_TOKENS,
                 **sampling,
             )
-        completions = tokenizer.batch_decode(
-            output[:, prompts["input_ids"].shape[1] :], skip_special_tokens=True
-        )
+        completions = tokenizer.batch_decode(output[:, prompts["input_ids"].shape[1] :], skip_special_tokens=True)
         for row, completion in zip(batch, completions, strict=True):
             right += completion.endswith(f"</think>\n\\boxed{{{row['answer']}}}")
             worked += sums.is_worked(completion, row["problem"])
@@ -308,16 +300,11 @@ version on the same kind of CPU gives the same bytes. Weights are stored as fp16
 """
 
 
-def _batch(
-    tokenizer: PreTrainedTokenizerFast, examples: list[tuple[str, str]]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _batch(tokenizer: PreTrainedTokenizerFast, examples: list[tuple[str, str]]) -> tuple[torch.Tensor, torch.Tensor]:
     """(input ids, labels) of prompt-completion pairs, padded on the right; -100 where the loss looks away."""
     import torch
 
-    pairs = [
-        (tokenizer(prompt)["input_ids"], tokenizer(completion)["input_ids"])
-        for prompt, completion in examples
-    ]
+    pairs = [(tokenizer(prompt)["input_ids"], tokenizer(completion)["input_ids"]) for prompt, completion in examples]
     width = max(len(prompt) + len(completion) for prompt, completion in pairs)
     input_ids = torch.full((len(pairs), width), tokenizer.pad_token_id, dtype=torch.long)
     labels = torch.full_like(input_ids, -100)

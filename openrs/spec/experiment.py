@@ -338,7 +338,9 @@ class Experiment(Strict):
     def _consistent(self) -> Self:
         late = [step for step in self.evaluation.at_steps if step > self.training.steps]
         if late:
-            raise ValueError(f"evaluation.at_steps: step {late[0]} is after the last one, training.steps = {self.training.steps}")
+            raise ValueError(
+                f"evaluation.at_steps: step {late[0]} is after the last one, training.steps = {self.training.steps}"
+            )
         if len(set(self.evaluation.at_steps)) != len(self.evaluation.at_steps):
             raise ValueError("evaluation.at_steps: a step stands there twice")
         names = [benchmark.name for benchmark in self.evaluation.benchmarks]

@@ -31,13 +31,21 @@ def explain(model: type[BaseModel], error: ValidationError) -> str:
     elif kind == "missing":
         text = f"{place}: missing; it has no default"
     elif kind in ("union_tag_invalid", "union_tag_not_found"):
-        tags = [tag.strip("' ") for tag in str(first.get("ctx", {}).get("expected_tags", "")).split(",") if tag.strip("' ")]
+        tags = [
+            tag.strip("' ") for tag in str(first.get("ctx", {}).get("expected_tags", "")).split(",") if tag.strip("' ")
+        ]
         given = value.get("type") if isinstance(value, dict) else value
-        text = f"{place}.type: {_short(given)} is not one of {', '.join(tags)}{nearest(str(given), tags)}" if tags else f"{place}: needs a `type`"
+        text = (
+            f"{place}.type: {_short(given)} is not one of {', '.join(tags)}{nearest(str(given), tags)}"
+            if tags
+            else f"{place}: needs a `type`"
+        )
     else:
         message = first["msg"].removeprefix("Value error, ")
         message = message[:1].lower() + message[1:]
-        text = f"{place}: {message}" + ("" if kind == "value_error" and not place_is_scalar(value) else f", not {_short(value)}")
+        text = f"{place}: {message}" + (
+            "" if kind == "value_error" and not place_is_scalar(value) else f", not {_short(value)}"
+        )
         text = text.removeprefix(": ")
     more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
     return " ".join((text + more).split())
@@ -90,5 +98,9 @@ def _choices(annotation: Any) -> dict[str, type[BaseModel]]:
     """Tag → model of a union discriminated by `type`."""
     if get_origin(annotation) not in (Union, UnionType):
         return {}
-    models = [arg for arg in get_args(annotation) if isinstance(arg, type) and issubclass(arg, BaseModel) and "type" in arg.model_fields]
+    models = [
+        arg
+        for arg in get_args(annotation)
+        if isinstance(arg, type) and issubclass(arg, BaseModel) and "type" in arg.model_fields
+    ]
     return {str(get_args(model.model_fields["type"].annotation)[0]): model for model in models}

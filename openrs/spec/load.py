@@ -22,6 +22,7 @@ CLUSTERS = PACKAGE / "clusters"
 
 MAX_BYTES = 1_000_000
 MAX_NODES = 20_000
+MAX_DEPTH = 50
 MAX_EXTENDS = 16
 
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -35,7 +36,9 @@ class _Loader(_SafeLoader):  # type: ignore[misc]
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, str) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands there twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands there twice", key_node.start_mark
+                )
             if isinstance(key, str):
                 seen.add(key)
         return super().construct_mapping(node, deep)  # type: ignore[no-any-return]
@@ -57,32 +60,45 @@ def read_yaml(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{path}: cannot be read ({getattr(error, 'strerror', None) or 'it is not UTF-8'})") from None
-    try:
-        loader = _Loader(text)
-        try:
-            node = loader.get_single_node()
-            _refuse_bomb(path, node)
-            content = loader.construct_document(node) if node is not None else None
-        finally:
-            loader.dispose()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f", line {mark.line + 1}" if mark else ""
-        raise BadInput(f"{path}{where}: not valid YAML ({error.problem})") from None
-    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
-        raise BadInput(f"{path}: not valid YAML ({type(error).__name__})") from None
+    content = parse_yaml(text, str(path))
     if not isinstance(content, dict):
         raise BadInput(f"{path}: an experiment is a mapping of keys to values, this is {type(content).__name__}")
     return {str(key): value for key, value in content.items()}
 
 
-def _refuse_bomb(path: Path, root: yaml.Node | None) -> None:
+def parse_yaml(text: str, where: str) -> Any:
+    """The value of one YAML document. Raises BadInput for what is not YAML or is made to hurt its reader."""
+    try:
+        _refuse_depth(text, where)
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            _refuse_bomb(node, where)
+            return loader.construct_document(node) if node is not None else None
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f", line {mark.line + 1}" if mark else ""
+        raise BadInput(f"{where}{line}: not valid YAML ({error.problem})") from None
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
+        raise BadInput(f"{where}: not valid YAML ({type(error).__name__})") from None
+
+
+def _refuse_depth(text: str, where: str) -> None:
+    """Libyaml composes nested nodes by recursion in C, where too many of them end the process: count events first."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise BadInput(f"{where}: nested more than {MAX_DEPTH} levels deep")
+
+
+def _refuse_bomb(root: yaml.Node | None, where: str) -> None:
     """Aliases make a few lines stand for billions: count what the document would be when written out."""
     sizes: dict[int, int] = {}
 
-    def size(node: yaml.Node, depth: int) -> int:
-        if depth > 50:
-            raise BadInput(f"{path}: nested more than 50 levels deep")
+    def size(node: yaml.Node) -> int:
         if id(node) not in sizes:
             sizes[id(node)] = MAX_NODES  # an alias that holds itself counts as endless
             children: list[yaml.Node] = []
@@ -90,18 +106,20 @@ def _refuse_bomb(path: Path, root: yaml.Node | None) -> None:
                 children = [part for pair in node.value for part in pair]
             elif isinstance(node, yaml.SequenceNode):
                 children = node.value
-            sizes[id(node)] = min(MAX_NODES, 1 + sum(size(child, depth + 1) for child in children))
+            sizes[id(node)] = min(MAX_NODES, 1 + sum(size(child) for child in children))
         return sizes[id(node)]
 
-    if root is not None and size(root, 0) >= MAX_NODES:
-        raise BadInput(f"{path}: its aliases expand to more than {MAX_NODES} values")
+    if root is not None and size(root) >= MAX_NODES:
+        raise BadInput(f"{where}: its aliases expand to more than {MAX_NODES} values")
 
 
 def _anchor_paths(value: Any, directory: Path) -> Any:
     """Makes every relative `path:` absolute, as seen from the file (or shell) that names it."""
     if isinstance(value, dict):
         return {
-            key: _anchored(item, directory) if key == "path" and isinstance(item, str) else _anchor_paths(item, directory)
+            key: _anchored(item, directory)
+            if key == "path" and isinstance(item, str)
+            else _anchor_paths(item, directory)
             for key, item in value.items()
         }
     if isinstance(value, list):
@@ -130,7 +148,9 @@ def _find(name: str) -> Path:
         return path.resolve()
     path = EXPERIMENTS / f"{name}.yaml"
     if name not in shipped_experiments():
-        raise BadInput(f"unknown experiment {name!r}{nearest(name, shipped_experiments())}; `openrs list` shows all, or name a YAML file")
+        raise BadInput(
+            f"unknown experiment {name!r}{nearest(name, shipped_experiments())}; `openrs list` shows all, or name a YAML file"
+        )
     return path
 
 
@@ -161,10 +181,7 @@ def apply_overrides(raw: dict[str, Any], overrides: list[str]) -> dict[str, Any]
         key, equals, text = override.partition("=")
         if not equals or not key or "" in key.split("."):
             raise BadInput(f"--set {override!r}: write it as key.key=value, e.g. --set training.steps=20")
-        try:
-            value = yaml.load(text, _Loader) if text else ""
-        except (yaml.YAMLError, ValueError, RecursionError):
-            raise BadInput(f"--set {key}: {text!r} is not a YAML value; quote it") from None
+        value = parse_yaml(text, f"--set {key}") if text else ""
         raw = _set(raw, key.split("."), _anchor_paths({key.split(".")[-1]: value}, Path.cwd())[key.split(".")[-1]], key)
     return raw
 
@@ -247,12 +264,17 @@ def load_cluster(name: str) -> Cluster:
     """The profile with that name, from `openrs.toml` or the package. Raises BadInput."""
     profiles = _raw_clusters()
     if name not in profiles:
-        raise BadInput(f"unknown cluster {name!r}{nearest(name, list(profiles))}; known are {', '.join(sorted(profiles))}; add your own to openrs.toml as [clusters.{name}]")
+        raise BadInput(
+            f"unknown cluster {name!r}{nearest(name, list(profiles))}; known are {', '.join(sorted(profiles))}; "
+            f"add your own to openrs.toml as [clusters.{name}]"
+        )
     raw, where = _resolve_cluster(name, profiles, ())
     return validate(Cluster, {**raw, "name": name}, f"cluster {name} in {where}")
 
 
-def _resolve_cluster(name: str, profiles: dict[str, tuple[dict[str, Any], str]], trail: tuple[str, ...]) -> tuple[dict[str, Any], str]:
+def _resolve_cluster(
+    name: str, profiles: dict[str, tuple[dict[str, Any], str]], trail: tuple[str, ...]
+) -> tuple[dict[str, Any], str]:
     raw, where = profiles[name]
     raw = {key: value for key, value in raw.items() if key != "$schema"}
     shipped = CLUSTERS / f"{name}.yaml"
@@ -262,9 +284,13 @@ def _resolve_cluster(name: str, profiles: dict[str, tuple[dict[str, Any], str]],
     if parent == name and shipped.is_file() and where != str(shipped):
         base = read_yaml(shipped)
     elif not isinstance(parent, str) or parent not in profiles:
-        raise BadInput(f"cluster {name} in {where}: extends unknown profile {parent!r}{nearest(str(parent), list(profiles))}")
+        raise BadInput(
+            f"cluster {name} in {where}: extends unknown profile {parent!r}{nearest(str(parent), list(profiles))}"
+        )
     elif parent in (*trail, name):
-        raise BadInput(f"cluster {name} in {where}: extends comes back to itself ({' → '.join((*trail, name, parent))})")
+        raise BadInput(
+            f"cluster {name} in {where}: extends comes back to itself ({' → '.join((*trail, name, parent))})"
+        )
     else:
         base, _ = _resolve_cluster(parent, profiles, (*trail, name))
     merged: dict[str, Any] = merge(base, raw)

@@ -23,7 +23,10 @@ def run_supervisor(stage_path: Path, task: int | None, stop: StopRequest, handle
     command = [sys.executable, "-m", "openrs.worker", str(stage_path), "--stop-file", str(stop_file)]
     command += [] if task is None else ["--task", str(task)]
     child = subprocess.Popen(
-        command, env={**os.environ, "OPENRS_HANDLE": handle}, stdin=subprocess.DEVNULL, preexec_fn=child_setup(os.getpid())
+        command,
+        env={**os.environ, "OPENRS_HANDLE": handle},
+        stdin=subprocess.DEVNULL,
+        preexec_fn=child_setup(os.getpid()),
     )
     try:
         while child.poll() is None:

@@ -63,7 +63,7 @@ def _runs(place: Path) -> bool:
         process = json.loads((place / "process.json").read_bytes())
     except (OSError, ValueError):
         return True  # the client has not written it yet
-    return start_ticks(int(process["pid"])) == process["start"]
+    return bool(start_ticks(int(process["pid"])) == process["start"])
 
 
 def _code(place: Path) -> int | None:

@@ -62,16 +62,23 @@ class Ranks:
 
     def _environment(self, group: Process, rank: int, port: int, given: list[str], server: str) -> dict[str, str]:
         distributed = {
-            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(group.world),
-            "LOCAL_WORLD_SIZE": str(group.world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(group.world),
+            "LOCAL_WORLD_SIZE": str(group.world),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
             "CUDA_VISIBLE_DEVICES": ",".join(given[index] for index in group.gpus),
         }
         if not group.gpus:
             distributed["ACCELERATE_USE_CPU"] = "true"
         ours = {
-            "OPENRS_ATTEMPT": str(self.attempt), "OPENRS_STOP_FLAG": str(self.stop_flag),
-            "OPENRS_LEASE": str(self.lease.path), "OPENRS_LEASE_NONCE": self.lease.nonce,
-            "OPENRS_LEASE_SECONDS": str(self.lease.ttl), "OPENRS_GENERATION_SERVER": server,
+            "OPENRS_ATTEMPT": str(self.attempt),
+            "OPENRS_STOP_FLAG": str(self.stop_flag),
+            "OPENRS_LEASE": str(self.lease.path),
+            "OPENRS_LEASE_NONCE": self.lease.nonce,
+            "OPENRS_LEASE_SECONDS": str(self.lease.ttl),
+            "OPENRS_GENERATION_SERVER": server,
             "PYTHONUNBUFFERED": "1",
         }
         return {**os.environ, **self.stage.environment, **self.secrets, **distributed, **ours}
@@ -80,8 +87,13 @@ class Ranks:
         log = self.logs / f"{name}.log"
         with open(log, "ab") as output:
             process = subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                preexec_fn=child_setup(os.getpid()), process_group=0,
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                preexec_fn=child_setup(os.getpid()),
+                process_group=0,
             )
         self.members.append(Member(name, role, process, log))
 
@@ -177,10 +189,23 @@ def _server_command(stage: StageFile, address: str) -> list[str]:
     host, _, port = address.partition(":")
     model = experiment.model
     command = [
-        sys.executable, "-m", "trl.scripts.vllm_serve", "--host", host, "--port", port, "--tensor_parallel_size", "1",
-        "--model", model.name if model.type == "hub" else model.path, "--dtype", model.dtype,
-        "--gpu_memory_utilization", str(experiment.generation.gpu_memory_utilization),
-        "--max_model_len", str(experiment.generation.max_model_len),
+        sys.executable,
+        "-m",
+        "trl.scripts.vllm_serve",
+        "--host",
+        host,
+        "--port",
+        port,
+        "--tensor_parallel_size",
+        "1",
+        "--model",
+        model.name if model.type == "hub" else model.path,
+        "--dtype",
+        model.dtype,
+        "--gpu_memory_utilization",
+        str(experiment.generation.gpu_memory_utilization),
+        "--max_model_len",
+        str(experiment.generation.max_model_len),
     ]
     return command + (["--revision", model.revision] if model.type == "hub" else [])
 

@@ -39,8 +39,11 @@ class StopRequest:
 
 
 def child_setup(parent: int) -> Callable[[], None]:
-    """What a child does between fork and exec: ignore the stop signals (they stay ignored across exec, so a signal to
-    the whole step reaches only who takes it up again), and die with its parent (prctl(2), PR_SET_PDEATHSIG)."""
+    """What a child does between fork and exec: ignore the stop signals, and die with its parent.
+
+    Ignored signals stay ignored across exec, so a signal to the whole step reaches only who takes it up again.
+    Dying with the parent is prctl(2), PR_SET_PDEATHSIG.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
 
     def setup() -> None:

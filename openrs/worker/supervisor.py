@@ -49,14 +49,20 @@ class Supervisor:
         """Makes the attempt. Raises BadInput for what the set-up decides (exit code 78)."""
         stage, directory = self._stage, self._directory
         if not directory.path.is_dir():
-            raise BadInput(f"the run directory {directory.path} is not there on {socket.gethostname()}; is it on the shared file system?")
+            raise BadInput(
+                f"the run directory {directory.path} is not there on {socket.gethostname()}; is it on the shared file system?"
+            )
         if directory.is_cancelled(stage.submission):
             self._say("cancelled before it started")
             return INTERRUPTED
         if self._complete():
             self._say("complete already")
             return DONE
-        lease = Lease(directory.path / "lease" / f"{self._label}.json", stage.lease_seconds, {"stage": self._label, "handle": _handle()})
+        lease = Lease(
+            directory.path / "lease" / f"{self._label}.json",
+            stage.lease_seconds,
+            {"stage": self._label, "handle": _handle()},
+        )
         if lease.path.exists():
             self._say("another attempt may still be writing; watching its lease")
         if not lease.acquire(give_up=lambda: bool(self._stop)):
@@ -81,11 +87,20 @@ class Supervisor:
         self._logs = directory.path / "logs" / stage.stage / name
         self._logs.mkdir(parents=True, exist_ok=True)
         machine = provenance.hardware()
-        self._log("start", pid=os.getpid(), node=machine["node"], gpus=len(machine["gpus"]), gpu_type=(machine["gpus"] or [None])[0], handle=_handle())
+        self._log(
+            "start",
+            pid=os.getpid(),
+            node=machine["node"],
+            gpus=len(machine["gpus"]),
+            gpu_type=(machine["gpus"] or [None])[0],
+            handle=_handle(),
+        )
         try:
             used = sum(event.get("submission") == stage.submission for event in starts)
             if used >= stage.max_attempts:
-                raise BadInput(f"recovery.max_attempts = {stage.max_attempts} starts are used up; `openrs resume {stage.run}` grants as many again")
+                raise BadInput(
+                    f"recovery.max_attempts = {stage.max_attempts} starts are used up; `openrs resume {stage.run}` grants as many again"
+                )
             self._compare_lock()
             code, reason = self._check_gpus(machine["gpus"]) or self._attend(lease)
         except BadInput as error:
@@ -102,7 +117,14 @@ class Supervisor:
         """Starts the ranks and attends them to their end. Returns exit code and reason. Raises LeaseLost."""
         scratch = Path(tempfile.mkdtemp(prefix="openrs-"))
         ranks = Ranks(
-            self._stage, self._stage_path, self._task, self._attempt, self._logs, scratch / "stop", lease, _resolve_secrets(self._stage),
+            self._stage,
+            self._stage_path,
+            self._task,
+            self._attempt,
+            self._logs,
+            scratch / "stop",
+            lease,
+            _resolve_secrets(self._stage),
         )
         try:
             ranks.start()
@@ -134,14 +156,19 @@ class Supervisor:
             if server is not None:
                 return FAILED, f"the generation server ended: {ranks.complaint()}"
             if deadline is not None and time.monotonic() > deadline:
-                return INTERRUPTED, f"killed: it had not stopped {stage.grace_seconds} s after {self._stop.reason}; the newest checkpoint stands"
+                return (
+                    INTERRUPTED,
+                    f"killed: it had not stopped {stage.grace_seconds} s after {self._stop.reason}; the newest checkpoint stands",
+                )
             wait_briefly()
 
     def _stop_reason(self, leaving: bool) -> bool:
         """Whether to stop, for whatever reason there is; a rank that left takes the others with it."""
         if not self._stop:
             elapsed = time.monotonic() - self._started
-            if self._stage.wall_seconds is not None and elapsed > self._stage.wall_seconds - min(self._stage.grace_seconds, self._stage.wall_seconds / 2):
+            if self._stage.wall_seconds is not None and elapsed > self._stage.wall_seconds - min(
+                self._stage.grace_seconds, self._stage.wall_seconds / 2
+            ):
                 self._stop.reason = "wall time"
             elif self._directory.is_cancelled(self._stage.submission):
                 self._stop.reason = "cancelled"
@@ -181,7 +208,9 @@ class Supervisor:
         if harmless:
             self._log("environment", differences=harmless)
         if grave:
-            raise BadInput(f"the installed packages are not those that the run began with ({'; '.join(grave)}); restore them, or submit a new run")
+            raise BadInput(
+                f"the installed packages are not those that the run began with ({'; '.join(grave)}); restore them, or submit a new run"
+            )
 
     def _check_gpus(self, found: list[str]) -> tuple[int, str] | None:
         """A GPU or driver that is missing on an allocated node is the node's fault, and another one may do."""
@@ -189,21 +218,36 @@ class Supervisor:
         if len(found) >= stage.gpus:
             return None
         node = socket.gethostname()
-        cause = "no NVIDIA driver: nvidia-smi is not on PATH" if shutil.which("nvidia-smi") is None else "nvidia-smi lists no more"
+        cause = (
+            "no NVIDIA driver: nvidia-smi is not on PATH"
+            if shutil.which("nvidia-smi") is None
+            else "nvidia-smi lists no more"
+        )
         reason = f"{NODE_FAULT}: {node} offers {len(found)} of the {stage.gpus} GPUs of this job ({cause})"
         faults = sum(
-            event["event"] == "end" and event.get("stage") == stage.stage and event.get("task") == self._task
-            and event.get("submission") == stage.submission and str(event.get("reason")).startswith(NODE_FAULT)
+            event["event"] == "end"
+            and event.get("stage") == stage.stage
+            and event.get("task") == self._task
+            and event.get("submission") == stage.submission
+            and str(event.get("reason")).startswith(NODE_FAULT)
             for event in self._directory.ledger()
         )
         if faults < stage.node_fault_retries:
             return INTERRUPTED, f"{reason}; retry {faults + 1} of {stage.node_fault_retries}"
-        return CONFIGURATION, f"{reason}; exclude the node in the cluster profile or mend it, then `openrs resume {stage.run}`"
+        return (
+            CONFIGURATION,
+            f"{reason}; exclude the node in the cluster profile or mend it, then `openrs resume {stage.run}`",
+        )
 
     def _log(self, event: str, **facts: object) -> None:
         self._directory.log(
-            self._writer, event, stage=self._stage.stage, task=self._task, submission=self._stage.submission,
-            attempt=self._attempt, **facts,
+            self._writer,
+            event,
+            stage=self._stage.stage,
+            task=self._task,
+            submission=self._stage.submission,
+            attempt=self._attempt,
+            **facts,
         )
 
     def _say(self, text: str) -> None:

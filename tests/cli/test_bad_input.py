@@ -43,7 +43,7 @@ def refused(said: Said, *words: str) -> None:
         ("rewards=[]", ["rewards"]),
         ("training.steps", ["--set 'training.steps'", "key.key=value"]),
         ("=3", ["--set '=3'"]),
-        ("training.steps=[1", ["not a YAML value"]),
+        ("training.steps=[1", ["not valid YAML"]),
         ("training.steps.deep=1", ["inside a plain value"]),
         ("training.learning_rate=.nan", ["training.learning_rate"]),
         ("training.learning_rate=.inf", ["training.learning_rate"]),

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from openrs import launch
+from openrs import plan as planning
 from openrs.engines import Artifacts, Job, JobState
 from openrs.engines.slurm import SlurmEngine, quote
 from openrs.engines.slurm_query import inspect
@@ -128,7 +129,9 @@ def test_refusals_name_the_option_to_change(
 
 
 def test_a_refusal_halfway_takes_back_what_was_sent(bed: SlurmBed, tmp_path: Path) -> None:
-    experiment = load_experiment("exp3", ["evaluation.resources.gpus=1", "resources.gpus=7", "training.prompts_per_step=36"])
+    experiment = load_experiment(
+        "exp3", ["evaluation.resources.gpus=1", "resources.gpus=7", "training.prompts_per_step=36"]
+    )
     with pytest.raises(BadInput, match="resources: no node offers"):
         launch.submit(experiment, PROFILE, tmp_path / "runs", "halfway")
     bed.wait_gone()
@@ -136,9 +139,10 @@ def test_a_refusal_halfway_takes_back_what_was_sent(bed: SlurmBed, tmp_path: Pat
 
 
 def test_no_sbatch_on_path(bed: SlurmBed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch, pytest.raises(BadInput, match="sbatch is not on PATH"):
+    with monkeypatch.context() as patch:
         patch.setenv("PATH", str(tmp_path))
-        launch.submit(EXP3, PROFILE, tmp_path / "runs", "nopath")
+        with pytest.raises(BadInput, match="sbatch is not on PATH"):
+            launch.submit(EXP3, PROFILE, tmp_path / "runs", "nopath")
     assert not (tmp_path / "runs").exists()
 
 
@@ -196,9 +200,13 @@ def test_a_controller_that_does_not_answer(bed: SlurmBed, tmp_path: Path) -> Non
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-@given(value=st.text(st.characters(min_codepoint=32, exclude_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1, max_size=40))
+@given(
+    value=st.text(st.characters(min_codepoint=32, exclude_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1, max_size=40)
+)
 def test_a_quoted_value_arrives_at_slurm_unchanged(bed: SlurmBed, value: str) -> None:
-    job = bed.submit(f"#!/bin/bash\n#SBATCH --comment={quote('comment', value)}\n#SBATCH --hold\ntrue\n", "-o", "/dev/null")
+    job = bed.submit(
+        f"#!/bin/bash\n#SBATCH --comment={quote('comment', value)}\n#SBATCH --hold\ntrue\n", "-o", "/dev/null"
+    )
     shown = bed.run("scontrol", "show", "job", job)
     comment = next(line.strip() for line in shown.splitlines() if line.strip().startswith("Comment="))
     bed.run("scancel", job)
@@ -206,7 +214,7 @@ def test_a_quoted_value_arrives_at_slurm_unchanged(bed: SlurmBed, value: str) ->
 
 
 def test_a_runs_directory_with_odd_characters(bed: SlurmBed, tmp_path: Path) -> None:
-    runs = tmp_path / "it's 100% \"mine\" #1"
+    runs = tmp_path / 'it\'s 100% "mine" #1'
     record = launch.submit(EXP3, PROFILE, runs, "odd")
     wait_for(record, JobState.FAILED)
     assert list((runs / "odd" / "logs" / "train").glob("slurm-*.out"))
@@ -218,8 +226,12 @@ def test_a_runs_directory_with_odd_characters(bed: SlurmBed, tmp_path: Path) -> 
 def test_1000_cells_in_one_query(held: SlurmBed, tmp_path: Path) -> None:
     cell = Cell(checkpoint=checkpoint_id(1), step=1, benchmark="b", seed=0, settings="0" * 12)
     experiment = load_experiment("smoke")
-    plan = launch.planning.assemble(
-        experiment, PROFILE, launch.planning.cell_stages("eval", [cell.model_copy(update={"seed": n}) for n in range(1000)], [], experiment, PROFILE)
+    plan = planning.assemble(
+        experiment,
+        PROFILE,
+        planning.cell_stages(
+            "eval", [cell.model_copy(update={"seed": n}) for n in range(1000)], [], experiment, PROFILE
+        ),
     )
     place = launch.place_of(PROFILE, tmp_path / "runs", "many")
     engine = SlurmEngine(PROFILE)

@@ -37,7 +37,8 @@ def slurm_words(directive: str) -> list[str]:
 
     Measured on sbatch 22.05; `test_slurm_bed.py` holds the same values against a real one.
     """
-    words, word, quoted, escaped, some = [], "", "", False, False
+    words: list[str] = []
+    word, quoted, escaped, some = "", "", False, False
     for char in directive:
         if escaped:
             word, escaped = word + char, False
@@ -77,7 +78,7 @@ def test_any_string_is_refused_or_arrives_unchanged(field: str, value: str) -> N
 
 
 @settings(max_examples=150, deadline=None)
-@given(values=st.fixed_dictionaries({}, optional={field: NASTY for field in FIELDS}))
+@given(values=st.fixed_dictionaries({}, optional=dict.fromkeys(FIELDS, NASTY)))
 def test_bash_reads_what_is_rendered(values: dict[str, str]) -> None:
     try:
         script = render(**values).files["train/job.sbatch"]
@@ -87,7 +88,11 @@ def test_bash_reads_what_is_rendered(values: dict[str, str]) -> None:
     assert (checked.returncode, checked.stderr) == (0, b"")
     if "python" in values:
         # The command line, with `srun … bash -c` replaced by something that prints its arguments.
-        call = script[script.index("  bash -c") :].replace("exec \"$@\"", 'printf "%s\\0" "$@"').replace("trap \"\" USR2 TERM; ", "")
+        call = (
+            script[script.index("  bash -c") :]
+            .replace('exec "$@"', 'printf "%s\\0" "$@"')
+            .replace('trap "" USR2 TERM; ', "")
+        )
         printed = subprocess.run(["bash", "-c", call], capture_output=True, check=True).stdout.decode().split("\0")
         assert printed[0] == values["python"]
 
@@ -133,7 +138,14 @@ def test_profile_fields_become_options() -> None:
     ]  # fmt: skip
     script = engine_for(cluster).render(exp3, plan, Place("r", Path("/runs/r"))).files
     train = script["train/job.sbatch"]
-    for option in ("--partition=gpu", "--account=ai", "--qos=high", "--gpus-per-node=nvidia_a40:4", "--time=0-10:00:00", "--exclusive"):
+    for option in (
+        "--partition=gpu",
+        "--account=ai",
+        "--qos=high",
+        "--gpus-per-node=nvidia_a40:4",
+        "--time=0-10:00:00",
+        "--exclusive",
+    ):
         assert f"#SBATCH {option}\n" in train
     assert "--mem" not in train
     assert "--gres" not in train

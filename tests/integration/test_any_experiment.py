@@ -96,5 +96,3 @@ def test_no_code_asks_whether_it_is_smoke() -> None:
     package = Path(__file__).parents[2] / "openrs"
     hits = [str(path) for path in package.rglob("*.py") if "smoke" in path.read_text()]
     assert hits == []
-
-

@@ -18,7 +18,12 @@ import pytest
 pytestmark = [pytest.mark.train, pytest.mark.timeout(600)]
 
 STEPS = 30
-SETTINGS = [f"training.steps={STEPS}", "checkpoint.every_steps=5", f"evaluation.at_steps=[{STEPS}]", "evaluation.benchmarks.0.data.count=50"]
+SETTINGS = [
+    f"training.steps={STEPS}",
+    "checkpoint.every_steps=5",
+    f"evaluation.at_steps=[{STEPS}]",
+    "evaluation.benchmarks.0.data.count=50",
+]
 
 
 class User:

@@ -38,7 +38,11 @@ class User:
     def __init__(self, bed: SlurmBed, home: Path) -> None:
         self.bed, self.home = bed, home
         slow = Path(__file__).parent / "slow_saves"
-        profiles = {"bed": {}, "scavenge": {"partition": "scavenge"}, "slow": {"partition": "scavenge", "setup": [f"export PYTHONPATH={slow}"]}}
+        profiles: dict[str, dict[str, Any]] = {
+            "bed": {},
+            "scavenge": {"partition": "scavenge"},
+            "slow": {"partition": "scavenge", "setup": [f"export PYTHONPATH={slow}"]},
+        }
         text = ""
         for name, fields in profiles.items():
             text += f'[clusters.{name}]\nextends = "slurm"\nlease_seconds = 8\n'
@@ -48,7 +52,12 @@ class User:
     def openrs(self, *arguments: str, code: int = 0) -> str:
         environment = {**os.environ, **self.bed.env, "OPENRS_RUNS": str(self.home / "runs"), "MY_TOKEN": CANARY}
         done = subprocess.run(
-            [sys.executable, "-m", "openrs", *arguments], cwd=self.home, env=environment, capture_output=True, text=True, check=False
+            [sys.executable, "-m", "openrs", *arguments],
+            cwd=self.home,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == code, f"openrs {' '.join(arguments)}: {done.stdout}{done.stderr}"
         return done.stdout
@@ -62,10 +71,12 @@ class User:
         return status
 
     def handle(self, run: str, stage: str = "train") -> str:
-        return next(item["handle"] for item in self.status(run)["stages"] if item["name"] == stage)
+        return str(next(item["handle"] for item in self.status(run)["stages"] if item["name"] == stage))
 
     def wait_for_step(self, run: str, step: int, timeout: float = 300) -> None:
-        self.wait(lambda: self.metrics(run)[-1:] != [] and self.metrics(run)[-1]["step"] >= step, timeout, f"step {step}")
+        self.wait(
+            lambda: self.metrics(run)[-1:] != [] and self.metrics(run)[-1]["step"] >= step, timeout, f"step {step}"
+        )
 
     def wait_for_end(self, run: str, state: str = "SUCCEEDED", timeout: float = 400) -> None:
         ended = ("SUCCEEDED", "FAILED", "CANCELLED", "INTERRUPTED")
@@ -83,7 +94,9 @@ class User:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def starts(self, run: str, stage: str) -> list[dict[str, Any]]:
-        lines = [line for file in (self.home / "runs" / run / "ledger").glob("*") for line in file.read_text().splitlines()]
+        lines = [
+            line for file in (self.home / "runs" / run / "ledger").glob("*") for line in file.read_text().splitlines()
+        ]
         return [event for event in map(json.loads, lines) if event["event"] == "start" and event["stage"] == stage]
 
     def logs(self, run: str) -> str:
@@ -122,7 +135,11 @@ def check_whole(user: User, run: str, attempts: int) -> None:
     for stage in ("base", "eval"):
         starts = user.starts(run, stage)
         assert len(starts) == len({start["task"] for start in starts}), "a cell was evaluated twice"
-    assert {stage["name"]: stage["cells"]["done"] for stage in user.status(run)["stages"]} == {"base": 1, "train": 0, "eval": 2}
+    assert {stage["name"]: stage["cells"]["done"] for stage in user.status(run)["stages"]} == {
+        "base": 1,
+        "train": 0,
+        "eval": 2,
+    }
     user.bed.wait_gone()
     for path in (user.home / "runs" / run).rglob("*"):
         assert not (path.is_file() and CANARY.encode() in path.read_bytes()), f"a secret in {path}"
@@ -153,7 +170,9 @@ def test_undisturbed_learns(user: User, undisturbed: str) -> None:
     assert undisturbed == user.weights("undisturbed")
 
 
-@pytest.mark.parametrize(("user_signal", "cluster"), [(True, "scavenge"), (False, "slow")], ids=["with-user-signal", "term-only-slow-saves"])
+@pytest.mark.parametrize(
+    ("user_signal", "cluster"), [(True, "scavenge"), (False, "slow")], ids=["with-user-signal", "term-only-slow-saves"]
+)
 def test_preempted(user: User, undisturbed: str, user_signal: bool, cluster: str) -> None:
     run = f"preempted-{str(user_signal).lower()}"
     user.bed.set_preempt_user_signal(user_signal)

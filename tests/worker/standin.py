@@ -1,5 +1,6 @@
 """Stands in for a training rank where a test is about the supervisor: real training takes 15 s to start and cannot be
-told to hang. It keeps the same contract (environment, stop flag, lease, exit codes), step by step."""
+told to hang. It keeps the same contract (environment, stop flag, lease, exit codes), step by step.
+"""
 
 import os
 import signal
@@ -25,14 +26,14 @@ def main() -> int:
         time.sleep(0.4 if behaviour == "slow" else 0.05)
         if behaviour == "deaf":
             time.sleep(600)
-        if behaviour == f"crash-{rank.rank}" and step == 3:
+        if behaviour == f"crash-{rank.rank}" and step >= 3:
             raise RuntimeError("the third step went wrong")
-        if behaviour == "killed" and step == 3:
+        if behaviour == "killed" and step >= 3:
             os.kill(os.getpid(), signal.SIGKILL)
         if behaviour == "configuration":
             print("openrs: data: column 'answer' is not there", file=sys.stderr)
             return 78
-        if behaviour == "print-secret" and step == 3:
+        if behaviour == "print-secret" and step >= 3:
             print("length of the secret:", len(os.environ["TOKEN"]))
         if rank.stop_requested():
             return 75

@@ -10,4 +10,4 @@ if "OPENRS_LEASE" in os.environ:
         time.sleep(0.15)
         _fsync(descriptor)
 
-    os.fsync = fsync
+    os.fsync = fsync  # type: ignore[assignment]

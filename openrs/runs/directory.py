@@ -1,0 +1,129 @@
+"""The run directory: where each thing of a run stands, and what its presence means."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from openrs.plan import checkpoint_id
+from openrs.runs.files import append_line, last_line, read_lines, write_atomic
+from openrs.stage import Cell
+
+
+class RunDirectory:
+    """Paths and markers of one run. Holds no state of its own: every question is asked of the disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON line a step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def lock(self) -> Path:
+        """Provenance: code, packages, hardware."""
+        return self.path / "lock.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Training checkpoints."""
+        return self.path / "checkpoints"
+
+    def checkpoint(self, step: int) -> Path:
+        """The checkpoint of a step; valid only with its manifest."""
+        return self.checkpoints / checkpoint_id(step)
+
+    def submission(self, number: int) -> Path:
+        """What was sent in one sending."""
+        return self.path / "submission" / str(number)
+
+    def submissions(self) -> list[int]:
+        """Numbers of all sendings, ascending."""
+        try:
+            return sorted(int(entry.name) for entry in (self.path / "submission").iterdir() if entry.name.isdigit())
+        except OSError:
+            return []
+
+    # Markers: a file's presence is the fact.
+
+    def cancel_marker(self, submission: int) -> Path:
+        """Says that a person cancelled this sending: nobody requeues it."""
+        return self.submission(submission) / "CANCELLED"
+
+    def is_cancelled(self, submission: int) -> bool:
+        """Whether this sending was cancelled."""
+        return self.cancel_marker(submission).exists()
+
+    def cancel(self, submission: int) -> None:
+        """Writes the cancel marker."""
+        write_atomic(self.cancel_marker(submission), f"{time.time():.3f}\n")
+
+    def complete_marker(self, stage: str) -> Path:
+        """Says that a stage without cells is done."""
+        return self.path / "complete" / f"{stage}.json"
+
+    def is_complete(self, stage: str) -> bool:
+        """Whether the stage is done; needs no other look at it."""
+        return self.complete_marker(stage).exists()
+
+    def mark_complete(self, stage: str, **facts: Any) -> None:
+        """Writes the complete marker, with what a reader may want to know."""
+        marker = self.complete_marker(stage)
+        marker.parent.mkdir(exist_ok=True)
+        write_atomic(marker, json.dumps({"stage": stage, "time": time.time(), **facts}) + "\n")
+
+    def cell(self, cell: Cell) -> dict[str, Any] | None:
+        """A finished cell's result, or None."""
+        try:
+            content = json.loads((self.path / cell.path).read_bytes())
+        except (OSError, ValueError):
+            return None
+        return content if isinstance(content, dict) and content.get("state") == "done" else None
+
+    def cell_failed(self, cell: Cell) -> Path:
+        """Where the reason stands why a cell failed; a later success wins over it."""
+        return (self.path / cell.path).with_suffix(".failed.json")
+
+    def write_cell(self, cell: Cell, result: dict[str, Any], *, failed: bool = False) -> None:
+        """Stores a cell's result, or the reason of its failure."""
+        target = self.cell_failed(cell) if failed else self.path / cell.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        content = {"schema_version": 1, "state": "failed" if failed else "done", **cell.model_dump(), **result}
+        write_atomic(target, json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
+        if not failed:
+            self.cell_failed(cell).unlink(missing_ok=True)
+
+    # Progress and history.
+
+    def progress(self) -> dict[str, Any]:
+        """The newest metrics line, or an empty mapping before the first step."""
+        return last_line(self.metrics) or {}
+
+    def log(self, writer: str, event: str, **facts: Any) -> None:
+        """Appends an event to the writer's own ledger file."""
+        (self.path / "ledger").mkdir(exist_ok=True)
+        append_line(self.path / "ledger" / f"{writer}.jsonl", {"time": time.time(), "event": event, **facts})
+
+    def ledger(self) -> list[dict[str, Any]]:
+        """All writers' events, in the order of their clocks."""
+        events = [
+            {"writer": file.stem, **event}
+            for file in sorted((self.path / "ledger").glob("*.jsonl"))
+            for event in read_lines(file)
+        ]
+        return sorted(events, key=lambda event: float(event.get("time", 0)))
+
+    def attempts(self, stage: str, task: int | None = None, submission: int | None = None) -> list[dict[str, Any]]:
+        """Start events of a stage (or of one task of it, or in one submission), oldest first."""
+        return [
+            event
+            for event in self.ledger()
+            if event["event"] == "start"
+            and event.get("stage") == stage
+            and (task is None or event.get("task") == task)
+            and (submission is None or event.get("submission") == submission)
+        ]

@@ -1,0 +1,84 @@
+"""The client record: what was sent where, kept below `--runs` on the user's side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from openrs.errors import BadInput
+from openrs.runs.files import write_atomic
+from openrs.spec.base import RUN_ID, Strict
+from openrs.spec.canonical import pretty
+from openrs.spec.cluster import Cluster
+from openrs.spec.explain import nearest
+from openrs.stage import Cell, read
+
+RECORD = "record.json"
+
+
+class SentStage(Strict):
+    """One stage of one sending."""
+
+    name: str
+    handle: str
+    """The scheduler's id, in its engine's words."""
+    tasks: int | None
+    """Array tasks; none for a single job."""
+    cells: list[Cell]
+    """What it evaluates."""
+
+
+class Submission(Strict):
+    """One sending of some stages."""
+
+    number: int
+    time: float
+    """Seconds since the epoch, on the client."""
+    stages: list[SentStage]
+
+
+class Record(Strict):
+    """A run as its user sees it."""
+
+    schema_version: int = 1
+    run: str
+    experiment: str
+    hash: str
+    steps: int
+    cluster: Cluster
+    """The profile as it was when the run was sent."""
+    dir: str
+    """The run directory."""
+    submissions: list[Submission]
+
+    def stage_directory(self, submission: int, stage: str) -> Path:
+        """Where the artefacts of a stage of a sending stand."""
+        return Path(self.dir) / "submission" / str(submission) / stage
+
+    def newest(self) -> dict[str, tuple[int, SentStage]]:
+        """Stage name → (submission, stage) of its newest sending, in the order of the first one."""
+        stages: dict[str, tuple[int, SentStage]] = {}
+        for submission in self.submissions:
+            for stage in submission.stages:
+                stages[stage.name] = (submission.number, stage)
+        return stages
+
+
+def save(runs: Path, record: Record) -> None:
+    """Writes the record. Raises OSError."""
+    write_atomic(runs / record.run / RECORD, pretty(record))
+
+
+def run_names(runs: Path) -> list[str]:
+    """Ids of all runs below `runs`, sorted."""
+    return sorted(path.parent.name for path in runs.glob(f"*/{RECORD}"))
+
+
+def load(runs: Path, run: str) -> Record:
+    """The record of a run. Raises BadInput for an id that is not one or that does not exist."""
+    if not RUN_ID.match(run):
+        raise BadInput(f"run id {run!r} is not one: small letters, digits and '-', at most 32, starting with a letter")
+    if not (runs / run / RECORD).is_file():
+        known = run_names(runs)
+        hint = nearest(run, known) or ("; `openrs status` shows all" if known else "; there are no runs yet")
+        raise BadInput(f"run {run!r} does not exist below {runs}{hint}")
+    return read(Record, runs / run / RECORD)
