@@ -190,7 +190,8 @@ def test_preempted(user: User, undisturbed: str, user_signal: bool, cluster: str
 
 def test_past_its_time_limit(user: User, undisturbed: str) -> None:
     run = "time-limit"
-    user.submit(run, "slow", "resources.minutes=1")
+    # Slurm looks every 30 s and sends the signal up to that much early: here 35 to 65 s after the start.
+    user.submit(run, "slow", "resources.minutes=2", "recovery.grace_seconds=55")
     user.wait_for_end(run)
     check_interrupted(user, run, ("REQUEUED",))
     check_whole(user, run, attempts=len(user.starts(run, "train")))
