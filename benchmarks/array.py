@@ -30,7 +30,7 @@ from benchmarks.common import (
 )
 from openrs import launch
 from openrs import plan as planning
-from openrs.engines import Job, JobState, engine_for
+from openrs.engines import Artifacts, Job, JobState, engine_for
 from openrs.engines.slurm_query import inspect
 from openrs.runs.files import write_atomic
 from openrs.spec.load import load_cluster, load_experiment
@@ -50,7 +50,7 @@ class Sender:
         self.experiment = load_experiment("smoke", self.overrides)
         (home / "openrs.toml").write_text(f'[clusters.bed]\nextends = "slurm"\narray_limit = {cells}\n')
 
-    def _artifacts(self) -> launch.Artifacts:
+    def _artifacts(self) -> Artifacts:
         """The array alone, on disk as `submit` would have left it."""
         self.count += 1
         wanted = planning.cells(self.experiment, [None])

@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import median
 
 import submitit
+from submitit.helpers import DelayedSubmission
 
 from benchmarks.common import (
     alternate,
@@ -39,7 +40,7 @@ BEFORE = 5
 """Steps that a job has done before it is preempted."""
 
 
-class Count(submitit.helpers.Checkpointable):  # type: ignore[misc]
+class Count:
     """Counts steps in a file and goes on from what stands there; requeued as submitit's documentation says."""
 
     def __call__(self, file: str) -> None:
@@ -51,6 +52,10 @@ class Count(submitit.helpers.Checkpointable):  # type: ignore[misc]
             step += 1
             with path.open("a") as lines:
                 lines.write(json.dumps({"step": step, "time": time.time()}) + "\n")
+
+    def checkpoint(self, file: str) -> DelayedSubmission:
+        """The same again: the state is in the file."""
+        return DelayedSubmission(self, file)
 
 
 @dataclass(frozen=True)

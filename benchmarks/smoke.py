@@ -50,7 +50,7 @@ class Outcome:
     @property
     def gain(self) -> float:
         """Points of accuracy."""
-        return 100.0 * (self.after["score"] - self.before["score"])
+        return 100.0 * (float(self.after["score"]) - float(self.before["score"]))
 
 
 def peaks(run_dir: Path, found: dict[str, float]) -> None:

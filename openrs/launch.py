@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from openrs import plan as planning
+from openrs.data.load import model_path
 from openrs.engines import Artifacts, Engine, Job, Place, engine_for
 from openrs.errors import BadInput
 from openrs.runs import provenance, record
@@ -48,15 +49,7 @@ def place_of(cluster: Cluster, runs: Path, run: str, submission: int = 1) -> Pla
 
 def check_local_files(experiment: Experiment) -> None:
     """Raises BadInput for a model directory or data file that the spec names and that is not there."""
-    model = experiment.model
-    if model.type == "path":
-        directory = (
-            PACKAGE / model.path.removeprefix("openrs:") if model.path.startswith("openrs:") else Path(model.path)
-        )
-        if not (directory / "config.json").is_file():
-            raise BadInput(
-                f"model.path: {model.path} is not a model directory in Hugging Face format (it has no config.json)"
-            )
+    model_path(experiment.model)
     sources = {"data": experiment.data}
     sources |= {f"evaluation.benchmarks.{b.name}.data": b.data for b in experiment.evaluation.benchmarks}
     for where, data in sources.items():

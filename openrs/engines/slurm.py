@@ -84,7 +84,7 @@ class SlurmEngine:
             ("gres", f"gpu:{gpus}" if resources.gpus and cluster.gpu_request == "gres" else None),
             ("gpus-per-node", gpus if resources.gpus and cluster.gpu_request == "gpus-per-node" else None),
             ("time", slurm_time(resources.minutes)),
-            ("signal", f"USR2@{min(grace, resources.minutes * 30)}"),
+            ("signal", f"USR2@{min(grace, resources.minutes * 30, 65535)}"),
             ("output", log_pattern(logs, f"slurm-{pattern}.out")),
             ("mail-user", cluster.mail_user),
             ("mail-type", cluster.mail_type),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,11 @@ class ScriptExecutor(SlurmExecutor):
         call.dump(pickle)
         job: Any = self._submit_command(self._submitit_command_str)
         for index in range(tasks):
-            os.link(pickle, JobPaths(self.folder, job_id=f"{job.job_id}_{index}").submitted_pickle)
+            target = JobPaths(self.folder, job_id=f"{job.job_id}_{index}").submitted_pickle
+            try:
+                os.link(pickle, target)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(pickle, target)
         return str(job.job_id)
 
 

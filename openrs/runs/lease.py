@@ -9,6 +9,7 @@ supervisor is frozen. Compare: Gray & Cheriton, "Leases", SOSP 1989.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -102,12 +103,18 @@ class Lease:
 
     def renew(self) -> None:
         """Proves that the holder lives. Raises LeaseLost if it is another's, or if it is too late."""
-        if self._clock() - self._renewed > self.ttl * SAFE_SHARE or not self._mine():
-            raise LeaseLost(f"the lease {self.path} is no longer ours")
+        if self.late:
+            raise LeaseLost(f"the lease {self.path} could not be renewed in time")
         try:
+            content = json.loads(self.path.read_bytes())
+        except FileNotFoundError:
+            content = {}
+        except (OSError, ValueError):
+            return  # the file system does not answer: tried again, until it is too late
+        if content.get("nonce") != self.nonce:
+            raise LeaseLost(f"the lease {self.path} is no longer ours")
+        with contextlib.suppress(OSError):
             self._write()
-        except OSError:
-            return  # tried again in time, or too late by the rule above
 
     @property
     def due(self) -> bool:

@@ -58,6 +58,12 @@ def _begin(
     stale = checkpoint.clean(run.checkpoints)
     observe.cut_metrics(run.metrics, step)
     model, data = experiment.model, experiment.data
+    digest = fingerprint(problems)
+    before = [event["data_sha256"] for event in run.ledger() if event["event"] == "training"]
+    if before and before[0] != digest:
+        raise BadInput(
+            "data: not the problems that this run began with; pin data.revision, restore the file, or submit anew"
+        )
     run.log(
         "trainer",
         "training",
@@ -67,7 +73,7 @@ def _begin(
         removed=stale,
         model_commit=commit(model) if model.type == "hub" else None,
         data_commit=commit(data) if data.type == "hub" else None,
-        data_sha256=fingerprint(problems),
+        data_sha256=digest,
         problems=len(problems),
     )
 

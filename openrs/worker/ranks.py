@@ -180,6 +180,7 @@ def free_port() -> int:
 
 def _server_command(stage: StageFile, address: str) -> list[str]:
     """TRL's vLLM server (`trl vllm-serve`), for the model and settings of the spec."""
+    from openrs.data.load import model_path
     from openrs.spec.experiment import Experiment
     from openrs.stage import read
 
@@ -187,7 +188,7 @@ def _server_command(stage: StageFile, address: str) -> list[str]:
     if experiment.generation.type != "vllm-server":
         raise ValueError("the stage has a generation server, but the spec has none")
     host, _, port = address.partition(":")
-    model = experiment.model
+    name, revision = model_path(experiment.model)
     command = [
         sys.executable,
         "-m",
@@ -199,15 +200,15 @@ def _server_command(stage: StageFile, address: str) -> list[str]:
         "--tensor_parallel_size",
         "1",
         "--model",
-        model.name if model.type == "hub" else model.path,
+        name,
         "--dtype",
-        model.dtype,
+        experiment.model.dtype,
         "--gpu_memory_utilization",
         str(experiment.generation.gpu_memory_utilization),
         "--max_model_len",
         str(experiment.generation.max_model_len),
     ]
-    return command + (["--revision", model.revision] if model.type == "hub" else [])
+    return command + (["--revision", revision] if revision else [])
 
 
 def wait_briefly(seconds: float = 0.1) -> None:

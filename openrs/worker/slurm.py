@@ -65,6 +65,9 @@ def _requeue(stage_path: Path) -> None:
     code, shown = _scontrol("--oneliner", "show", "job", job_id())
     fields = dict(word.split("=", 1) for word in shown.split() if "=" in word)
     state, reason = fields.get("JobState", "unknown to Slurm"), fields.get("Reason")
+    if int(fields.get("Restarts", "0")) != int(os.environ.get("SLURM_RESTART_COUNT", "0")):
+        _say("Slurm has requeued the job already")  # asking again would end its next attempt
+        return
     # Seen from inside (Slurm 22.05): RUNNING, for a moment SIGNALING, before the time limit and in the grace time of a
     # preemption; COMPLETING after scancel and after the time limit, which only the reason tells apart.
     if code or not (state in ("RUNNING", "SIGNALING") or (state == "COMPLETING" and reason == "TimeLimit")):

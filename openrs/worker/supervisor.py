@@ -22,6 +22,7 @@ from openrs.runs import provenance
 from openrs.runs.directory import RunDirectory
 from openrs.runs.files import write_atomic
 from openrs.runs.lease import Lease, LeaseLost
+from openrs.spec.load import PACKAGE
 from openrs.stage import CellsFile, StageFile, read
 from openrs.worker.exits import CONFIGURATION, DONE, FAILED, INTERRUPTED
 from openrs.worker.ranks import Ranks, wait_briefly
@@ -94,6 +95,7 @@ class Supervisor:
             gpus=len(machine["gpus"]),
             gpu_type=(machine["gpus"] or [None])[0],
             handle=_handle(),
+            package=str(PACKAGE),
         )
         try:
             used = sum(event.get("submission") == stage.submission for event in starts)

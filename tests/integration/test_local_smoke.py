@@ -129,11 +129,15 @@ def test_everything_killed_at_once_and_resumed(user: User, undisturbed: str) -> 
     check_continued(user, "killed", undisturbed)
 
 
-def test_edits_after_submission_change_nothing_and_are_seen_by_diff_of_code(user: User, undisturbed: str) -> None:
+def test_every_attempt_runs_the_snapshot(user: User, undisturbed: str) -> None:
     code = user.home / "runs" / "undisturbed" / "submission" / "1"
     source = json.loads((code / "source.json").read_text())
     lock = json.loads((user.home / "runs" / "undisturbed" / "lock.json").read_text())
-    assert (code / "code" / "openrs" / "worker" / "supervisor.py").is_file()
+    events = [
+        json.loads(line) for file in (code.parents[1] / "ledger").glob("*") for line in file.read_text().splitlines()
+    ]
+    packages = {event["package"] for event in events if event["event"] == "start"}
+    assert packages == {str(code / "code" / "openrs")}, "not what stands in the checkout, which may be edited"
     assert source["code"] == lock["code"]
     assert lock["distributions"]["torch"].startswith("2.5.1")
     assert undisturbed == user.weights("undisturbed")
