@@ -8,12 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 from openrs.engines import Artifacts, Job, JobInfo, JobState, Place, common_files
 from openrs.errors import BadInput, OpenRSError
 from openrs.plan import Plan
-from openrs.runs.files import write_atomic
+from openrs.runs.files import read_object, write_atomic
 from openrs.runs.lease import start_ticks
 from openrs.spec.cluster import Cluster
 from openrs.spec.experiment import Experiment
@@ -116,7 +115,7 @@ def _inspect(job: Job) -> JobInfo:
     ended = job.directory / ENDED
     # Asked in this order, since a process writes the file and then ends.
     alive = _alive(job.handle)
-    content = _read(ended)
+    content = read_object(ended)
     if content is None:
         if alive:
             waiting = not (job.directory / "started").exists()
@@ -130,11 +129,3 @@ def _inspect(job: Job) -> JobInfo:
     if code is None:
         return JobInfo(JobState.CANCELLED, reason)
     return JobInfo(JobState.INTERRUPTED if code == INTERRUPTED else JobState.FAILED, reason)
-
-
-def _read(path: Path) -> dict[str, object] | None:
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None

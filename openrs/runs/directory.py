@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from openrs.plan import checkpoint_id
-from openrs.runs.files import append_line, last_line, read_lines, write_atomic
+from openrs.runs.files import append_line, last_line, read_lines, read_object, write_atomic
 from openrs.stage import Cell
 
 
@@ -78,11 +78,8 @@ class RunDirectory:
 
     def cell(self, cell: Cell) -> dict[str, Any] | None:
         """A finished cell's result, or None."""
-        try:
-            content = json.loads((self.path / cell.path).read_bytes())
-        except (OSError, ValueError):
-            return None
-        return content if isinstance(content, dict) and content.get("state") == "done" else None
+        content = read_object(self.path / cell.path)
+        return content if content is not None and content.get("state") == "done" else None
 
     def cell_failed(self, cell: Cell) -> Path:
         """Where the reason stands why a cell failed; a later success wins over it."""

@@ -35,6 +35,15 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+def read_object(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None where there is no file, no JSON or no object."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
 def append_line(path: Path, record: dict[str, Any]) -> None:
     """Adds one JSON line and makes it durable. Only one process may append to a file. Raises OSError."""
     line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from openrs.runs.files import write_atomic
+from openrs.runs.files import read_object, write_atomic
 
 SAFE_SHARE = 0.6
 """Share of the time-to-live after which a holder that could not renew stops; the rest is for its ranks to die."""
@@ -85,11 +85,11 @@ class Lease:
         Raises OSError where the directory cannot be written.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        seen, since = _read(self.path), self._clock()
+        seen, since = read_object(self.path), self._clock()
         while True:
             if give_up():
                 return False
-            now = _read(self.path)
+            now = read_object(self.path)
             if now != seen:
                 seen, since = now, self._clock()
             if seen is None or is_dead(seen) or self._clock() - since > self.ttl:
@@ -98,7 +98,7 @@ class Lease:
                 wait(min(0.5, self.ttl / 20))
                 if self._mine():
                     return True
-                seen, since = _read(self.path), self._clock()
+                seen, since = read_object(self.path), self._clock()
             wait(min(0.2, self.ttl / 20))
 
     def renew(self) -> None:
@@ -132,7 +132,7 @@ class Lease:
             self.path.unlink(missing_ok=True)
 
     def _mine(self) -> bool:
-        content = _read(self.path)
+        content = read_object(self.path)
         return content is not None and content.get("nonce") == self.nonce
 
     def _write(self) -> None:
@@ -152,7 +152,7 @@ class Watch:
 
     def check(self) -> None:
         """Raises LeaseLost if the lease is another's or has not been renewed in time. Call it before every write."""
-        content = _read(self._path)
+        content = read_object(self._path)
         if (content is None and not self._path.exists()) or (
             content is not None and content.get("nonce") != self._nonce
         ):
@@ -162,11 +162,3 @@ class Watch:
             self._seen, self._since = content, now
         elif now - self._since > self._ttl * SAFE_SHARE:
             raise LeaseLost(f"the lease {self._path} was not renewed for {now - self._since:.0f} s")
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None

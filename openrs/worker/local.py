@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from openrs.runs.directory import RunDirectory
-from openrs.runs.files import write_atomic
+from openrs.runs.files import read_object, write_atomic
 from openrs.runs.lease import start_ticks
 from openrs.stage import CellsFile, StageFile, read
 from openrs.worker.exits import DONE, INTERRUPTED
@@ -59,18 +59,14 @@ def _wait(before: list[Path], stop: StopRequest) -> bool:
 
 
 def _runs(place: Path) -> bool:
-    try:
-        process = json.loads((place / "process.json").read_bytes())
-    except (OSError, ValueError):
+    process = read_object(place / "process.json")
+    if process is None:
         return True  # the client has not written it yet
     return bool(start_ticks(int(process["pid"])) == process["start"])
 
 
 def _code(place: Path) -> int | None:
-    try:
-        code = json.loads((place / "exit.json").read_bytes()).get("code")
-    except (OSError, ValueError):
-        return None
+    code = (read_object(place / "exit.json") or {}).get("code")
     return code if isinstance(code, int) else None
 
 

@@ -204,7 +204,7 @@ def test_node_killed(user: User, undisturbed: str) -> None:
     user.wait_for_step(run, 12)
     node = user.bed.job(user.handle(run))["NodeList"]
     user.bed.kill_node(node, notice=True)
-    user.wait(lambda: user.starts(run, "train")[-1]["attempt"] == 2, 200, "second attempt")
+    user.wait(lambda: len(user.starts(run, "train")) == 2, 200, "second attempt")
     user.bed.start_node(node)
     user.wait_for_end(run)
     check_interrupted(user, run, ("NODE_FAIL",))

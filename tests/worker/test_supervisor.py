@@ -44,7 +44,7 @@ def make_stage(tmp_path: Path) -> Callable[..., Path]:
         plan = make_plan(experiment, cluster)
         stage = next(stage for stage in plan.stages if stage.name == "train")
         content = stage_file(experiment, plan, stage, Place("r", tmp_path / "run"), cluster)
-        changes = {"grace_seconds": 5, "lease_seconds": 4, **changes}
+        changes = {"grace_seconds": 5, "lease_seconds": 8, **changes}
         path = tmp_path / "run" / "submission" / "1" / "train" / "stage.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(pretty(StageFile.model_validate({**content.model_dump(), **changes})))
@@ -245,7 +245,7 @@ def test_cancelled_before_and_during(make_stage: Callable[..., Path], start: Cal
 
 
 def test_wall_time_ends_an_attempt_in_time(make_stage: Callable[..., Path], start: Callable[..., Attempt]) -> None:
-    path = make_stage(wall_seconds=2, grace_seconds=1)
+    path = make_stage(wall_seconds=13, grace_seconds=10, environment={"STANDIN": "slow"})
     assert start(path).code() == 75
     assert ends(path) == [(75, "stopped (wall time)")]
 
