@@ -1,7 +1,8 @@
 """What the smoke experiment teaches on this machine: three seeds of training, beside two controls.
 
 The controls are the same experiment with a reward that knows nothing of the answer: a coin (an algorithm that gains under
-it gains by its own bias), and the form alone (what of the gain is form). Each is a YAML file that extends `smoke`.
+it gains by its own bias), and the form alone (what of the gain is form). Each is a YAML file that extends `smoke`. The
+mean reward of the first and the last five steps tells whether a reward was learned, whatever became of accuracy.
 All runs go through engine `local`, one after the other. Accuracy is that of the 1,000 held-out problems; the base
 model's cell is the same in every run, bit for bit, so it is shown once.
 """
@@ -15,6 +16,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from benchmarks.common import bytecode, machine, note, parser, run_openrs, sets, show, verdict
@@ -46,6 +48,8 @@ class Outcome:
     """Seconds from submit to the end of the last evaluation."""
     peak: dict[str, float]
     """MiB, most that one process of each kind had in memory."""
+    rewards: tuple[float, float]
+    """Mean reward of the first five steps and of the last five."""
 
     @property
     def gain(self) -> float:
@@ -99,6 +103,7 @@ def train(home: Path, name: str, experiment: str, seed: int) -> Outcome:
         steps_per_second=(len(trained) - 1) / (trained[-1]["time"] - trained[0]["time"]),
         wall=wall,
         peak=peak,
+        rewards=(mean(line["reward"] for line in trained[:5]), mean(line["reward"] for line in trained[-5:])),
     )
     note(f"{run}: {outcome.gain:+.1f} points, {wall:.0f} s, load {os.getloadavg()[0]:.1f}")
     return outcome
@@ -134,17 +139,28 @@ def main() -> None:
             outcomes.append(train(home, name, experiment, seed))
     first = outcomes[0].before
     print(f"{machine()}; {first['hardware']}; {first['n']} held-out problems, one answer each")
-    header = ("", "accuracy %", "95 % interval", "gain, points", "reasoned %", "right of those %", "steps/s", "wall s")
+    header = (
+        "",
+        "accuracy %",
+        "95 % interval",
+        "gain, points",
+        "reasoned %",
+        "right of those %",
+        "reward",
+        "steps/s",
+        "wall s",
+    )
     rows: list[tuple[object, ...]] = []
     seen: set[int] = set()
     for one in outcomes:
         if one.before["correct"] not in seen:
             seen.add(one.before["correct"])
             score, interval, *reasoned = accuracy(one.before)
-            rows.append(("base model", score, interval, "", *reasoned, "", "", "", ""))
+            rows.append(("base model", score, interval, "", *reasoned, "", "", "", "", ""))
         score, interval, *reasoned = accuracy(one.after)
         memory = [f"{one.peak.get(kind, float('nan')):.0f}" for kind in RANKS]
-        speed = (f"{one.steps_per_second:.2f}", f"{one.wall:.0f}", *memory)
+        reward = f"{one.rewards[0]:.2f} → {one.rewards[1]:.2f}"
+        speed = (reward, f"{one.steps_per_second:.2f}", f"{one.wall:.0f}", *memory)
         rows.append((f"{one.name}, seed {one.seed}", score, interval, f"{one.gain:+.1f}", *reasoned, *speed))
     show("before and after training", (*header, "MiB training", "MiB evaluation"), rows)
     print()

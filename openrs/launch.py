@@ -13,7 +13,7 @@ from openrs import plan as planning
 from openrs.data.load import model_path
 from openrs.engines import Artifacts, Engine, Job, Place, engine_for
 from openrs.errors import BadInput
-from openrs.runs import provenance, record
+from openrs.runs import record
 from openrs.runs.directory import RunDirectory
 from openrs.runs.files import write_atomic
 from openrs.spec.base import RUN_ID
@@ -167,6 +167,8 @@ def cancel(runs: Path, run: str) -> record.Record:
 
 def _send(engine: Engine, artifacts: Artifacts, known: record.Record, runs: Path) -> record.Record:
     """Writes a submission, sends it, and adds it to the record."""
+    from openrs.runs import provenance  # not needed to render, and slow to import
+
     directory = RunDirectory(artifacts.place.directory)
     target = directory.submission(artifacts.place.submission)
     try:

@@ -5,6 +5,8 @@ one `</think>`, and then nothing but white space and
 - `answer-tag`: one `<answer>…</answer>` that is not empty, as the prompt of Open-RS asks (arXiv 2503.16219);
 - `boxed`: one `\boxed{…}` that is not empty, its braces balanced.
 
+The reasoning itself may be empty: whether it is worth its tokens is for the accuracy to say.
+
 The repository of Open-RS gives 1 for exactly one `\n</think>\n` and looks at nothing else.
 """
 

@@ -1,7 +1,8 @@
-"""Random: 0 or 1 by a fair coin seeded with the completion's text; a control that nothing can be learned from.
+"""Random: 0 or 1 by a fair coin seeded with prompt and completion; a control that nothing can be learned from.
 
-Range {0, 1}. The same text and seed give the same coin on every machine, so a resumed run sees the same rewards. A gain
-under it comes from the algorithm's own bias, not from the reward (arXiv 2506.10947).
+Range {0, 1}. The same texts and seed give the same coin on every machine, so a resumed run sees the same rewards. The
+prompt belongs to the seed: short completions recur, and a coin of theirs alone would be a fixed taste to be learned. A
+gain under it comes from the algorithm's own bias, not from the reward (arXiv 2506.10947).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from openrs.rewards.base import Completion, CountTokens, RewardFunction, text_of
+from openrs.spec.canonical import canonical
 from openrs.spec.experiment import RandomReward
 
 
@@ -18,10 +20,14 @@ def make(spec: RandomReward, count_tokens: CountTokens | None = None) -> RewardF
     """The coin with the seed of `spec`."""
 
     def random(completions: Sequence[Completion], **columns: Any) -> list[float | None]:
-        return [float(_coin(spec.seed, text_of(completion))) for completion in completions]
+        prompts = columns.get("prompts", [""] * len(completions))
+        return [
+            float(_coin(canonical([spec.seed, prompt, text_of(completion)])))
+            for prompt, completion in zip(prompts, completions, strict=True)
+        ]
 
     return random
 
 
-def _coin(seed: int, text: str) -> int:
-    return hashlib.sha256(f"{seed}:".encode() + text.encode("utf-8", "surrogatepass")).digest()[0] & 1
+def _coin(text: str) -> int:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[0] & 1

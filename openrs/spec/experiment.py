@@ -126,7 +126,7 @@ class CosineReward(Strict):
 
 
 class RandomReward(Strict):
-    """0 or 1 by a coin seeded with the completion's text: a control that nothing can be learned from."""
+    """0 or 1 by a coin seeded with prompt and completion: a control that nothing can be learned from."""
 
     type: Literal["random"]
     weight: float = 1.0

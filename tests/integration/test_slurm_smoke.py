@@ -21,11 +21,11 @@ from tests.testbed.slurm import SlurmBed
 
 pytestmark = [pytest.mark.slurm, pytest.mark.train, pytest.mark.timeout(900)]
 
-STEPS = 100
+STEPS = 60
 SETTINGS = [
     f"training.steps={STEPS}",
     "checkpoint.every_steps=10",
-    f"evaluation.at_steps=[50,{STEPS}]",
+    f"evaluation.at_steps=[30,{STEPS}]",
     "evaluation.benchmarks.0.data.count=100",
     "recovery.grace_seconds=25",
 ]
@@ -37,11 +37,12 @@ class User:
 
     def __init__(self, bed: SlurmBed, home: Path) -> None:
         self.bed, self.home = bed, home
-        slow = Path(__file__).parent / "slow_saves"
+        slow = f"export PYTHONPATH={Path(__file__).parent / 'slow_saves'}"
         profiles: dict[str, dict[str, Any]] = {
             "bed": {},
             "scavenge": {"partition": "scavenge"},
-            "slow": {"partition": "scavenge", "setup": [f"export PYTHONPATH={slow}"]},
+            "slow": {"partition": "scavenge", "setup": [slow, "export SECONDS_A_FILE=0.3"]},
+            "very-slow": {"setup": [slow, "export SECONDS_A_FILE=1.2"]},
         }
         text = ""
         for name, fields in profiles.items():
@@ -178,7 +179,7 @@ def test_preempted(user: User, undisturbed: str, user_signal: bool, cluster: str
     user.bed.set_preempt_user_signal(user_signal)
     user.submit(run, cluster)
     user.wait_for_step(run, 12)
-    high = user.bed.submit("#!/bin/bash\nsleep 2\n", "-p", "main", "-N3", "--exclusive", "-t", "1")
+    high = user.bed.submit("#!/bin/bash\nsleep 2\n", "-o", "/dev/null", "-p", "main", "-N3", "--exclusive", "-t", "1")
     user.bed.wait_state(high, "COMPLETED", timeout=120)
     user.wait_for_end(run)
     user.bed.set_preempt_user_signal(True)
@@ -191,7 +192,7 @@ def test_preempted(user: User, undisturbed: str, user_signal: bool, cluster: str
 def test_past_its_time_limit(user: User, undisturbed: str) -> None:
     run = "time-limit"
     # Slurm looks every 30 s and sends the signal up to that much early: here 35 to 65 s after the start.
-    user.submit(run, "slow", "resources.minutes=2", "recovery.grace_seconds=55")
+    user.submit(run, "very-slow", "resources.minutes=2", "recovery.grace_seconds=55")
     user.wait_for_end(run)
     check_interrupted(user, run, ("REQUEUED",))
     check_whole(user, run, attempts=len(user.starts(run, "train")))

@@ -189,6 +189,12 @@ def test_the_coin_is_fair() -> None:
     assert heads != rewards.get("random", seed=1)(texts)
 
 
+def test_random_has_no_taste_for_a_completion() -> None:
+    prompts = [[{"role": "user", "content": f"{number}+1=?"}] for number in range(400)]
+    heads = rewards.get("random")(["\\boxed{4}"] * 400, prompts=prompts)
+    assert 140 < sum(head or 0 for head in heads) < 260
+
+
 def test_names() -> None:
     parameters: dict[str, dict[str, Any]] = {"cosine": {"max_len": 1}}
     assert rewards.names() == ["accuracy", "cosine", "format", "random"]

@@ -7,7 +7,7 @@ if "OPENRS_LEASE" in os.environ:
     _fsync = os.fsync
 
     def fsync(descriptor: int) -> None:
-        time.sleep(0.3)
+        time.sleep(float(os.environ["SECONDS_A_FILE"]))
         _fsync(descriptor)
 
     os.fsync = fsync  # type: ignore[assignment]
