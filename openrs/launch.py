@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from openrs import plan as planning
@@ -44,6 +46,8 @@ def check_run_id(run: str) -> str:
 def place_of(cluster: Cluster, runs: Path, run: str, submission: int = 1) -> Place:
     """Where that sending of the run stands."""
     root = Path(cluster.shared_root) / "runs" if cluster.shared_root else runs.absolute()
+    if ":" in str(root):
+        raise BadInput(f"--runs {str(root)!r}: a colon would split PYTHONPATH in the job; choose another directory")
     return Place(run, root / run, submission)
 
 
@@ -59,7 +63,7 @@ def check_local_files(experiment: Experiment) -> None:
 
 def render(experiment: Experiment, cluster: Cluster, runs: Path, run: str | None = None) -> Artifacts:
     """Everything that `submit` would send, with `RUN` for a run id that is not given. Touches nothing."""
-    place = place_of(cluster, runs, check_run_id(run) if run else PLACEHOLDER)
+    place = place_of(cluster, runs, PLACEHOLDER if run is None else check_run_id(run))
     return engine_for(cluster).render(experiment, planning.make_plan(experiment, cluster), place)
 
 
@@ -67,7 +71,7 @@ def submit(experiment: Experiment, cluster: Cluster, runs: Path, run: str | None
     """Sends a new run and returns its record. Raises BadInput or OpenRSError; then nothing is left behind."""
     engine = engine_for(cluster)
     check_local_files(experiment)
-    run = check_run_id(run) if run else new_run_id(experiment)
+    run = new_run_id(experiment) if run is None else check_run_id(run)
     place = place_of(cluster, runs, run)
     plan = planning.make_plan(experiment, cluster)
     artifacts = engine.render(experiment, plan, place)
@@ -109,24 +113,47 @@ def resume(runs: Path, run: str) -> record.Record:
 
     Raises BadInput if it is still running or already complete.
     """
-    known = record.load(runs, run)
-    engine = engine_for(known.cluster)
-    directory = RunDirectory(Path(known.dir))
-    alive = [name for name, stage in stage_states(known, engine).items() if not stage.state.ended]
-    if alive:
-        raise BadInput(
-            f"run {run}: stage {alive[0]} has not ended; `openrs status {run}` shows it, `openrs cancel {run}` stops it"
-        )
-    experiment = read(Experiment, directory.path / "spec.json")
-    number = max([0, *directory.submissions()]) + 1
-    place = place_of(known.cluster, runs, run, number)
-    plan = _remaining(experiment, known.cluster, directory)
-    if not plan.stages:
-        raise BadInput(f"run {run} is complete; there is nothing to resume")
+    record.load(runs, run)
+    with _alone(runs, run):
+        known = record.load(runs, run)
+        engine = engine_for(known.cluster)
+        directory = RunDirectory(Path(known.dir))
+        alive = [name for name, stage in stage_states(known, engine).items() if not stage.state.ended]
+        if alive:
+            raise BadInput(
+                f"run {run}: stage {alive[0]} has not ended; `openrs status {run}` shows it, "
+                f"`openrs cancel {run}` stops it"
+            )
+        experiment = read(Experiment, directory.path / "spec.json")
+        number = max([0, *directory.submissions()]) + 1
+        plan = _remaining(experiment, known.cluster, directory)
+        if not plan.stages:
+            raise BadInput(f"run {run} is complete; there is nothing to resume")
+        place = place_of(known.cluster, runs, run, number)
+        try:
+            return _send(engine, engine.render(experiment, plan, place), known, runs)
+        except OSError as error:
+            raise _unwritable(runs, error) from None
+
+
+@contextlib.contextmanager
+def _alone(runs: Path, run: str) -> Iterator[None]:
+    """Keeps a second `resume` or `cancel` of the run out (flock(2)): two sendings at once would lose one."""
     try:
-        return _send(engine, engine.render(experiment, plan, place), known, runs)
+        descriptor = os.open(runs / run / ".sending", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise _unwritable(runs, error) from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise BadInput(
+            f"run {run}: another resume or cancel of it is under way; try again when that has ended"
+        ) from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _remaining(experiment: Experiment, cluster: Cluster, directory: RunDirectory) -> planning.Plan:
@@ -147,22 +174,24 @@ def _remaining(experiment: Experiment, cluster: Cluster, directory: RunDirectory
 
 def cancel(runs: Path, run: str) -> record.Record:
     """Stops a run for good: marks it first, so that nobody requeues it, then asks, waits for the save, removes."""
-    known = record.load(runs, run)
-    engine = engine_for(known.cluster)
-    directory = RunDirectory(Path(known.dir))
-    states = stage_states(known, engine)
-    alive = {name: job for name, job in jobs(known).items() if not states[name].state.ended}
-    if not alive:
-        raise BadInput(f"run {run} has ended already; `openrs status {run}` says how")
-    newest = known.newest()
-    try:
-        for submission in {newest[name][0] for name in alive}:
-            directory.cancel(submission)
-    except OSError as error:
-        raise _unwritable(runs, error) from None
-    grace = read(Experiment, directory.path / "spec.json").recovery.grace_seconds
-    engine.cancel(list(alive.values()), grace)
-    return known
+    record.load(runs, run)
+    with _alone(runs, run):
+        known = record.load(runs, run)
+        engine = engine_for(known.cluster)
+        directory = RunDirectory(Path(known.dir))
+        states = stage_states(known, engine)
+        alive = {name: job for name, job in jobs(known).items() if not states[name].state.ended}
+        if not alive:
+            raise BadInput(f"run {run} has ended already; `openrs status {run}` says how")
+        newest = known.newest()
+        try:
+            for submission in {newest[name][0] for name in alive}:
+                directory.cancel(submission)
+        except OSError as error:
+            raise _unwritable(runs, error) from None
+        grace = read(Experiment, directory.path / "spec.json").recovery.grace_seconds
+        engine.cancel(list(alive.values()), grace)
+        return known
 
 
 def _send(engine: Engine, artifacts: Artifacts, known: record.Record, runs: Path) -> record.Record:
@@ -171,9 +200,9 @@ def _send(engine: Engine, artifacts: Artifacts, known: record.Record, runs: Path
 
     directory = RunDirectory(artifacts.place.directory)
     target = directory.submission(artifacts.place.submission)
+    target.parent.mkdir(exist_ok=True)
+    target.mkdir()  # before the clean-up below: one that is there already is not ours to remove
     try:
-        target.parent.mkdir(exist_ok=True)
-        target.mkdir()
         for name, content in artifacts.files.items():
             (target / name).parent.mkdir(exist_ok=True)
             write_atomic(target / name, content)

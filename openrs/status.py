@@ -13,6 +13,9 @@ from openrs.spec.base import Strict
 from openrs.spec.canonical import canonical
 from openrs.worker.exits import DONE, INTERRUPTED
 
+FORGOTTEN = "does not know it any more"
+"""What engines say of a job that nobody knows."""
+
 
 class CellCount(Strict):
     """Evaluation cells of a stage."""
@@ -78,12 +81,12 @@ def _run_status(record: Record, infos: dict[str, JobInfo]) -> RunStatus:
     events = directory.ledger()
     stages = []
     for name, (submission, sent) in record.newest().items():
-        info = infos.get(sent.handle, JobInfo(JobState.UNKNOWN, "the scheduler does not know it"))
+        info = infos.get(sent.handle, JobInfo(JobState.UNKNOWN, FORGOTTEN))
         done = sum(directory.cell(cell) is not None for cell in sent.cells)
         failed = sum(directory.cell(cell) is None and directory.cell_failed(cell).exists() for cell in sent.cells)
         complete = done == len(sent.cells) if sent.tasks is not None else directory.is_complete(name)
         state, reason = _stage_state(info, complete, directory.is_cancelled(submission))
-        if state in (JobState.FAILED, JobState.INTERRUPTED):
+        if state in (JobState.FAILED, JobState.INTERRUPTED) or (state == JobState.UNKNOWN and _forgotten(info)):
             state, reason = _in_its_own_words(state, reason, name, submission, events)
         count = CellCount(done=done, failed=failed, total=len(sent.cells))
         stages.append(StageStatus(name=name, state=state, handle=sent.handle, reason=reason, cells=count))
@@ -112,20 +115,31 @@ def _stage_state(info: JobInfo, complete: bool, cancelled: bool) -> tuple[JobSta
     return info.state, info.reason
 
 
+def _forgotten(info: JobInfo) -> bool:
+    """Whether the scheduler knows no such job any more; else it gave a state that we do not know."""
+    return FORGOTTEN in info.reason or JobState.UNKNOWN in info.tasks.values()
+
+
 def _in_its_own_words(
     state: JobState, reason: str, stage: str, submission: int, events: list[dict[str, Any]]
 ) -> tuple[JobState, str]:
-    """How the newest attempt says that it ended: a scheduler only knows an exit code, and calls 75 a failure."""
+    """How the newest attempts say that they ended.
+
+    A scheduler only knows an exit code, and calls 75 a failure; after some time it knows nothing.
+    """
     mine = [event for event in events if event.get("stage") == stage and event.get("submission") == submission]
     starts = sum(event["event"] == "start" for event in mine)
     ends = [event for event in mine if event["event"] == "end"]
-    bad = [event for event in ends if event.get("code") != DONE]
-    if not bad or len(ends) < starts:  # killed too hard to say anything
+    newest = {str(event.get("task")): event for event in ends}
+    bad = [event for event in newest.values() if event.get("code") != DONE]
+    if not bad or len(ends) < starts:  # never started, or killed too hard to say anything
+        if state == JobState.UNKNOWN:
+            return JobState.INTERRUPTED, f"the scheduler {FORGOTTEN}"
         return state, reason
-    interrupted = all(event.get("code") == INTERRUPTED for event in bad)
-    return JobState.INTERRUPTED if interrupted and state == JobState.FAILED else state, str(
-        bad[-1].get("reason", reason)
-    )
+    failed = [event for event in bad if event.get("code") != INTERRUPTED]
+    if state != JobState.INTERRUPTED:
+        state = JobState.FAILED if failed else JobState.INTERRUPTED
+    return state, str((failed or bad)[-1].get("reason", reason))
 
 
 def overall(states: list[JobState]) -> JobState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ from openrs.cli import cancel, check, list_, logs, plan, render, resume, schema,
 from openrs.cli.output import say
 from openrs.errors import BadInput, OpenRSError
 from openrs.report.text import one_line
+from openrs.spec.paths import shortened
 
 app = typer.Typer(
     name="openrs",
@@ -51,6 +53,9 @@ def main(args: list[str] | None = None) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character gets its escape, not a traceback.
         getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
+    if sys.stdout is None:
+        # Before anything is done: the next file that is opened would become standard output.
+        sys.exit(_fail("standard output is closed; send it to /dev/null instead", BadInput.exit_code))
     code = _run(args)
     try:
         sys.stdout.flush()
@@ -74,9 +79,21 @@ def _run(args: list[str] | None) -> int:
         return 128 + signal.SIGINT
     except OSError as error:
         # What a command does with files it explains itself; what is left is standard output.
+        if isinstance(error, FileNotFoundError) and error.filename is None and not _has_directory():
+            return _fail("the working directory does not exist any more; change to another one", BadInput.exit_code)
         if isinstance(error, BrokenPipeError) or error.filename is None:
             return _output_failed(error)
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM):
+            return _fail(f"{shortened(str(error.filename))}: {error.strerror}", BadInput.exit_code)
         raise
+
+
+def _has_directory() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
 
 
 def _fail(message: str, code: int) -> int:

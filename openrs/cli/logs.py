@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -50,7 +51,7 @@ def command(
     json: Json = False,
 ) -> None:
     """What a run's newest attempt wrote, or another one's."""
-    from openrs.cli.output import print_json
+    from openrs.cli.output import print_json, say
     from openrs.errors import BadInput, OpenRSError
     from openrs.runs.record import load
     from openrs.spec.explain import nearest
@@ -59,6 +60,8 @@ def command(
         raise BadInput("--json and --follow exclude each other")
     record = load(runs, run)
     stages = list(record.newest())
+    if not stages:
+        raise OpenRSError(f"run {run}: nothing of it has been sent; `openrs resume {run}` sends it")
     if stage is not None and stage not in stages:
         raise BadInput(f"run {run} has no stage {stage!r}{nearest(stage, stages)}; it has {', '.join(stages)}")
     if follow:
@@ -73,22 +76,29 @@ def command(
         files = [{"name": name, "text": _text(path)} for name, path in (logs.scheduler | logs.files).items()]
         print_json({"run": run, "stage": logs.stage, "attempt": logs.attempt, "files": files})
         return
-    for name, path in logs.files.items():
-        _show(name, _text(path))
-    for name, content in _only_there(logs).items():
+    shown = {name: _text(path) for name, path in logs.files.items()} | _only_there(logs)
+    for name, content in shown.items():
         _show(name, content)
+    if not shown:
+        say(f"openrs: run {run}: stage {logs.stage} has not started; `openrs status {run}` shows what it waits for")
 
 
 def _show(name: str, content: str) -> None:
-    print(f"==> {name} <==")
+    from openrs.report.text import one_line
+
+    print(f"==> {one_line(name)} <==")
     sys.stdout.write(content if content.endswith("\n") or not content else f"{content}\n")
 
 
 def _text(path: Path) -> str:
     from openrs.report.text import printable
 
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        return f"openrs: this file cannot be read ({error.strerror})\n"
     # A progress bar rewrites its line by \r: what a person saw last is what counts.
-    lines = path.read_bytes().decode(errors="replace").replace("\r\n", "\n").split("\n")
+    lines = content.decode(errors="replace").replace("\r\n", "\n").split("\n")
     return printable("\n".join(line.rpartition("\r")[2] for line in lines))
 
 
@@ -129,7 +139,7 @@ def _only_there(logs: Logs) -> dict[str, str]:
     """What the scheduler's files say and no attempt's file: a module that is missing, a node's out-of-memory killer."""
     known: set[str] = set()
     for stage in {path.parent for path in logs.scheduler.values()}:
-        for path in stage.glob("*/*"):
+        for path in filter(Path.is_file, stage.glob("*/*")):
             # A supervisor's lines start with their time, which its own output does not repeat.
             known |= {part for line in _text(path).splitlines() for part in (line, line.partition(" ")[2])}
     found = {}
@@ -144,7 +154,8 @@ def _newest_stage(top: Path, stages: list[str]) -> str:
     """The stage that wrote last; before any has, the first one."""
 
     def newest(stage: str) -> float:
-        return max((path.stat().st_mtime for path in (top / stage).rglob("*") if path.is_file()), default=0.0)
+        files = [path for path in (top / stage).rglob("*") if path.is_file()]
+        return max((os.path.getmtime(path) for path in files), default=0.0)
 
     return max(stages, key=newest)
 
@@ -187,7 +198,7 @@ class Tail:
 
     def print(self, logs: Logs, to_the_end: bool) -> None:
         """Prints what is new: whole lines, and at the end also one that was never finished."""
-        from openrs.report.text import printable
+        from openrs.report.text import one_line, printable
 
         # Also those of an attempt that is no longer the newest: its last lines say why.
         self._files |= {path: name for name, path in logs.files.items()}
@@ -197,13 +208,13 @@ class Tail:
                 with open(path, "rb") as file:
                     file.seek(offset)
                     new = file.read()
-            except FileNotFoundError:
+            except OSError:
                 continue
             new = new if to_the_end else new[: new.rfind(b"\n") + 1]
             if not new:
                 continue
             self._offsets[path] = offset + len(new)
             if path != self._shown:
-                print(f"==> {logs.stage}/{name} <==")
+                print(f"==> {one_line(f'{logs.stage}/{name}')} <==")
                 self._shown = path
             print(printable(new.decode(errors="replace").replace("\r\n", "\n").replace("\r", "\n")), end="", flush=True)

@@ -9,6 +9,9 @@ from typing import Annotated
 import click
 import typer
 
+from openrs.errors import BadInput
+from openrs.spec.paths import runs_directory, shortened
+
 
 def _quiet(names: Callable[[click.Context], list[str]]) -> Callable[[click.Context, str], list[str]]:
     def complete(ctx: click.Context, incomplete: str) -> list[str]:
@@ -35,7 +38,15 @@ def _clusters(_: click.Context) -> list[str]:
 def _runs(ctx: click.Context) -> list[str]:
     from openrs.runs.record import run_names
 
-    return run_names(Path(ctx.params.get("runs") or "runs"))
+    return run_names(Path(ctx.params.get("runs") or "runs").expanduser())
+
+
+def _runs_directory(runs: Path) -> Path:
+    try:
+        found = runs_directory(runs)
+    except ValueError as error:
+        raise BadInput(f"--runs {shortened(str(runs))}: {error}") from None
+    return found
 
 
 _complete_experiment = _quiet(_experiments)
@@ -69,7 +80,9 @@ Overrides = Annotated[
 ]
 Runs = Annotated[
     Path,
-    typer.Option("--runs", metavar="DIR", envvar="OPENRS_RUNS", help="Where runs live.", file_okay=True, is_eager=True),
+    typer.Option(
+        "--runs", metavar="DIR", envvar="OPENRS_RUNS", help="Where runs live.", is_eager=True, callback=_runs_directory
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.", show_default=False)]
 NewRun = Annotated[

@@ -16,5 +16,7 @@ def print_json(value: Any) -> None:
 
 def say(message: str) -> None:
     """A line for a person, on standard error, which may be closed."""
+    if sys.stderr is None:  # print would take standard output instead
+        return
     with contextlib.suppress(OSError, ValueError):
         print(message, file=sys.stderr, flush=True)

@@ -54,11 +54,15 @@ def write(out: Path, files: dict[str, str]) -> None:
     import shutil
 
     from openrs.errors import BadInput
+    from openrs.spec.paths import shortened
 
-    existed = out.exists()
-    if existed and (not out.is_dir() or any(out.iterdir())):
-        raise BadInput(f"--out {out}: exists and is not an empty directory; choose another")
-    top = next((parent for parent in reversed((out, *out.parents)) if not parent.exists()), None)
+    try:
+        existed = out.exists()
+        if existed and (not out.is_dir() or any(out.iterdir())):
+            raise BadInput(f"--out {out}: exists and is not an empty directory; choose another")
+        top = next((parent for parent in reversed((out, *out.parents)) if not parent.exists()), None)
+    except OSError as error:
+        raise BadInput(f"--out {shortened(str(out))}: cannot write there ({error.strerror})") from None
     try:
         for name, text in files.items():
             (out / name).parent.mkdir(parents=True, exist_ok=True)

@@ -28,31 +28,28 @@ def command(
     json: Json = False,
 ) -> None:
     """State of runs; one query for many. With --watch and --json: prints once, when all have ended."""
-    records, broken = _records(runs, run or [])
+    records = _records(runs, run or [])
     found = _watch(records, bool(run), quiet=json) if watch else _ask(records)
     if json:
         print_json({"runs": [status.model_dump(mode="json") for status in found]})
     elif not watch or not sys.stdout.isatty():
         print(text(found, stages=bool(run)) if found else f"no runs below {runs}")
-    if broken:
-        raise typer.Exit(1)
 
 
-def _records(runs: Path, names: list[str]) -> tuple[list[Record], bool]:
-    """The records asked for, or all that can be read, and whether one could not."""
+def _records(runs: Path, names: list[str]) -> list[Record]:
+    """The records asked for, or all that can be read, and a line for each that cannot."""
     from openrs.errors import BadInput
     from openrs.runs import record
 
     if names:
-        return [record.load(runs, name) for name in dict.fromkeys(names)], False
-    found, broken = [], False
+        return [record.load(runs, name) for name in dict.fromkeys(names)]
+    found = []
     for name in record.run_names(runs):
         try:
             found.append(record.load(runs, name))
         except BadInput as error:  # one broken record must not hide the other runs
             say(f"openrs: {one_line(str(error))}")
-            broken = True
-    return found, broken
+    return found
 
 
 def _ask(records: list[Record]) -> list[RunStatus]:

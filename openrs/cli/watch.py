@@ -139,13 +139,14 @@ def _training(state: RunStatus, lines: list[dict[str, Any]]) -> str:
     parts = [f"step {state.step}/{state.steps}"]
     if lines:
         newest = lines[-1]
-        rewards = newest.get("rewards") or {}
+        rewards = newest.get("rewards")
+        accuracy = rewards.get("accuracy") if isinstance(rewards, dict) else None
         parts += [
             f"{name} {value:.2f}"
-            for name, value in (("reward", newest.get("reward")), ("accuracy", rewards.get("accuracy")))
-            if value is not None
+            for name, value in (("reward", newest.get("reward")), ("accuracy", accuracy))
+            if type(value) in (int, float)
         ]
-        seconds = [float(line["seconds"]) for line in lines if line.get("seconds") is not None]
+        seconds = [float(line["seconds"]) for line in lines if type(line.get("seconds")) in (int, float)]
         left = state.steps - state.step
         if seconds and left > 0:
             parts.append(f"about {duration(left * sum(seconds) / len(seconds))} left")

@@ -54,7 +54,11 @@ def model_path(model: Model) -> tuple[str, str | None]:
         path = (PACKAGE / model.path.removeprefix(INSIDE_PACKAGE)).resolve()
         if not path.is_relative_to(PACKAGE):
             raise BadInput(f"model.path = {model.path}: leaves the openrs package; write a plain path instead")
-    if not path.is_dir():
+    try:
+        there = path.is_dir()
+    except OSError as error:
+        raise BadInput(f"model.path = {model.path}: cannot be read ({error.strerror})") from None
+    if not there:
         raise BadInput(f"model.path = {model.path}: {path} is not a directory on this machine")
     weights = any(path.glob("*.safetensors")) or any(path.glob("pytorch_model*.bin"))
     missing = [
@@ -106,10 +110,19 @@ def hub_problem(error: Exception, what: str) -> BadInput | None:
         )
         if offline or (constants.HF_HUB_OFFLINE and isinstance(chain, ConnectionError)):
             return BadInput(
-                f"{what}: not in the cache, and HF_HUB_OFFLINE forbids to download it; run `openrs fetch` first"
+                f"{what}: not in the cache, and HF_HUB_OFFLINE forbids to download it; "
+                f"first run `{_download(what)}` where the Hub can be reached"
             )
         chain = chain.__cause__ or chain.__context__
     return None
+
+
+def _download(what: str) -> str:
+    """The command that puts `model NAME at REVISION` or `data set NAME at REVISION` into the cache."""
+    item, at, revision = what.partition(" at ")
+    options = " --repo-type dataset" if item.startswith("data set ") else ""
+    options += f" --revision {revision}" if at else ""
+    return f"huggingface-cli download {item.rpartition(' ')[2]}{options}"
 
 
 def _hub_rows(data: HubData) -> Iterable[dict[str, Any]]:
@@ -140,7 +153,7 @@ def _jsonl_rows(data: JsonlData) -> Iterable[dict[str, Any]]:
                     continue
                 try:
                     row = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     row = None
                 if not isinstance(row, dict):
                     raise BadInput(f"{data.path}, line {number}: not a JSON object")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -144,6 +145,18 @@ def stage_file(experiment: Experiment, plan: Plan, stage: Stage, place: Place, c
         node_fault_retries=recovery.node_fault_retries,
         lease_seconds=cluster.lease_seconds,
     )
+
+
+def check_shell(lines: list[str]) -> None:
+    """Raises BadInput for setup lines that are not whole shell commands: they would swallow what follows them."""
+    if not lines:
+        return
+    if lines[-1].endswith("\\"):
+        raise BadInput(f"setup: {lines[-1]!r} ends in a backslash, which would swallow the line after it")
+    checked = subprocess.run(["bash", "-n"], input="\n".join(lines) + "\n", capture_output=True, text=True, check=False)
+    if checked.returncode or checked.stderr:
+        words = checked.stderr.strip().splitlines()
+        raise BadInput(f"setup: not valid shell ({words[0].removeprefix('bash: ') if words else 'bash -n refuses it'})")
 
 
 def common_files(experiment: Experiment, plan: Plan, place: Place, cluster: Cluster) -> dict[str, str]:

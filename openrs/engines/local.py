@@ -9,10 +9,10 @@ import subprocess
 import sys
 import time
 
-from openrs.engines import Artifacts, Job, JobInfo, JobState, Place, common_files
+from openrs.engines import Artifacts, Job, JobInfo, JobState, Place, check_shell, common_files
 from openrs.errors import BadInput, OpenRSError
 from openrs.plan import Plan
-from openrs.runs.files import read_object, write_atomic
+from openrs.runs.files import read_object, tail
 from openrs.runs.lease import start_ticks
 from openrs.spec.cluster import Cluster
 from openrs.spec.experiment import Experiment
@@ -21,8 +21,8 @@ from openrs.worker.exits import DONE, INTERRUPTED
 ENDED = "exit.json"
 """Written by the stage's process when it ends: exit code and reason."""
 
-PROCESS = "process.json"
-"""Pid and start time (clock ticks since boot) of the stage's process: together they name it for good."""
+LOG = "local-{}.out"
+"""What the stage's process prints, by submission."""
 
 
 class LocalEngine:
@@ -33,6 +33,7 @@ class LocalEngine:
 
     def render(self, experiment: Experiment, plan: Plan, place: Place) -> Artifacts:
         """Spec, stage files, and for each stage the command that runs it."""
+        check_shell(self.cluster.setup)
         files = common_files(experiment, plan, place, self.cluster)
         code = place.directory / "submission" / str(place.submission) / "code"
         for index, stage in enumerate(plan.stages):
@@ -49,35 +50,41 @@ class LocalEngine:
 
     def submit(self, artifacts: Artifacts) -> dict[str, str]:
         """Starts one process a stage; each waits for those before it."""
-        directory = artifacts.place.directory
-        handles: dict[str, str] = {}
-        for stage in artifacts.plan.stages:
-            where = directory / "submission" / str(artifacts.place.submission) / stage.name
-            command = json.loads(artifacts.files[f"{stage.name}/command.json"])
-            argv = command["argv"]
-            if self.cluster.setup:
-                # One line a command, as in a script; `exec` keeps the pid.
-                argv = ["bash", "-c", "\n".join(["set -e", *self.cluster.setup, 'exec "$@"']), "openrs", *argv]
-            with open(directory / "logs" / stage.name / f"local-{artifacts.place.submission}.out", "ab") as log:
-                try:
-                    process = subprocess.Popen(
-                        argv,
-                        cwd=where,
-                        env={**os.environ, **command["environment"]},
-                        stdin=subprocess.DEVNULL,
-                        stdout=log,
-                        stderr=subprocess.STDOUT,
-                        start_new_session=True,
-                    )
-                except OSError as error:
-                    for handle in handles.values():
-                        _signal(handle, signal.SIGTERM)
-                    raise BadInput(
-                        f"python: {argv[0]} of cluster {self.cluster.name} cannot be started ({error.strerror})"
-                    ) from None
-            handles[stage.name] = f"{process.pid}.{start_ticks(process.pid)}"
-            write_atomic(where / PROCESS, json.dumps({"pid": process.pid, "start": start_ticks(process.pid)}) + "\n")
-        return handles
+        started: dict[str, subprocess.Popen[bytes]] = {}
+        try:
+            for stage in artifacts.plan.stages:
+                started[stage.name] = self._start(artifacts, stage.name)
+        except BaseException:
+            for process in started.values():
+                process.kill()
+                process.wait()
+            raise
+        # A process that has ended already is a zombie of ours, whose start can still be read.
+        return {name: f"{process.pid}.{start_ticks(process.pid, zombie=True)}" for name, process in started.items()}
+
+    def _start(self, artifacts: Artifacts, stage: str) -> subprocess.Popen[bytes]:
+        directory, submission = artifacts.place.directory, str(artifacts.place.submission)
+        where = directory / "submission" / submission / stage
+        command = json.loads(artifacts.files[f"{stage}/command.json"])
+        argv = command["argv"]
+        if self.cluster.setup:
+            # One line a command, as in a script; `exec` keeps the pid.
+            argv = ["bash", "-c", "\n".join(["set -e", *self.cluster.setup, 'exec "$@"']), "openrs", *argv]
+        with open(directory / "logs" / stage / LOG.format(submission), "ab") as log:
+            try:
+                return subprocess.Popen(
+                    argv,
+                    cwd=where,
+                    env={**os.environ, **command["environment"]},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise BadInput(
+                    f"python: {argv[0]} of cluster {self.cluster.name} cannot be started ({error.strerror})"
+                ) from None
 
     def inspect(self, jobs: list[Job]) -> dict[str, JobInfo]:
         """What the processes are and what the ended ones have written."""
@@ -96,6 +103,15 @@ class LocalEngine:
                     f"the run had not stopped after {grace} s and was killed; its newest checkpoint stands"
                 )
             time.sleep(0.1)
+
+
+def _last_words(job: Job) -> str:
+    """The end of what a process printed that ended before it could say how: a setup line that failed, a bad python."""
+    if (job.directory / "process.json").exists():
+        return ""
+    run, submission = job.directory.parents[2], job.directory.parent.name
+    lines = tail(run / "logs" / job.directory.name / LOG.format(submission))
+    return f"it did not start: {lines[-1]}" if lines else "it did not start, and printed nothing"
 
 
 def _alive(handle: str) -> bool:
@@ -122,7 +138,7 @@ def _inspect(job: Job) -> JobInfo:
             return JobInfo(
                 JobState.PENDING if waiting else JobState.RUNNING, "waits for the stage before it" if waiting else ""
             )
-        return JobInfo(JobState.INTERRUPTED, "its process was killed, or the machine restarted")
+        return JobInfo(JobState.INTERRUPTED, _last_words(job) or "its process was killed, or the machine restarted")
     code, reason = content.get("code"), str(content.get("reason", ""))
     if code == DONE:
         return JobInfo(JobState.SUCCEEDED)

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from openrs.engines import Artifacts, Job, JobInfo, JobState, Place, common_files
+from openrs.engines import Artifacts, Job, JobInfo, JobState, Place, check_shell, common_files
 from openrs.engines.slurm_query import inspect, run
 from openrs.errors import BadInput
 from openrs.plan import Plan, Stage
@@ -146,16 +146,6 @@ def quote(option: str, value: str) -> str:
     if _PLAIN.match(value):
         return value
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def check_shell(lines: list[str]) -> None:
-    """Raises BadInput for setup lines that are not whole shell commands: they would swallow what follows them."""
-    if not lines:
-        return
-    checked = subprocess.run(["bash", "-n"], input="\n".join(lines) + "\n", capture_output=True, text=True, check=False)
-    if checked.returncode or checked.stderr:
-        words = checked.stderr.strip().splitlines()
-        raise BadInput(f"setup: not valid shell ({words[0].removeprefix('bash: ') if words else 'bash -n refuses it'})")
 
 
 def log_pattern(directory: Path, pattern: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from openrs.plan import checkpoint_id
 from openrs.runs.files import append_line, last_line, read_lines, read_object, write_atomic
 from openrs.stage import Cell
+
+_NUMBER = re.compile(r"^[0-9]{1,9}\Z")
 
 
 class RunDirectory:
@@ -44,7 +47,9 @@ class RunDirectory:
     def submissions(self) -> list[int]:
         """Numbers of all sendings, ascending."""
         try:
-            return sorted(int(entry.name) for entry in (self.path / "submission").iterdir() if entry.name.isdigit())
+            return sorted(
+                int(entry.name) for entry in (self.path / "submission").iterdir() if _NUMBER.match(entry.name)
+            )
         except OSError:
             return []
 
@@ -97,8 +102,8 @@ class RunDirectory:
     # Progress and history.
 
     def progress(self) -> dict[str, Any]:
-        """The newest metrics line, or an empty mapping before the first step."""
-        return last_line(self.metrics) or {}
+        """The newest metrics line that names its step, or an empty mapping before the first one."""
+        return last_line(self.metrics, good=lambda line: type(line.get("step")) is int) or {}
 
     def log(self, writer: str, event: str, **facts: Any) -> None:
         """Appends an event to the writer's own ledger file."""
@@ -106,13 +111,14 @@ class RunDirectory:
         append_line(self.path / "ledger" / f"{writer}.jsonl", {"time": time.time(), "event": event, **facts})
 
     def ledger(self) -> list[dict[str, Any]]:
-        """All writers' events, in the order of their clocks."""
+        """All writers' events, in the order of their clocks. A line that is no event is passed over."""
         events = [
             {"writer": file.stem, **event}
             for file in sorted((self.path / "ledger").glob("*.jsonl"))
             for event in read_lines(file)
+            if isinstance(event.get("event"), str) and type(event.get("time")) in (int, float)
         ]
-        return sorted(events, key=lambda event: float(event.get("time", 0)))
+        return sorted(events, key=lambda event: event["time"])
 
     def attempts(self, stage: str, task: int | None = None, submission: int | None = None) -> list[dict[str, Any]]:
         """Start events of a stage (or of one task of it, or in one submission), oldest first."""

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 
-def write_atomic(path: Path, content: str | bytes, mode: int = 0o644) -> None:
-    """Replaces `path` by `content` in one instant that survives a power cut. Raises OSError."""
+def write_atomic(
+    path: Path, content: str | bytes, mode: int = 0o644, before_rename: Callable[[], None] = lambda: None
+) -> None:
+    """Replaces `path` by `content` in one instant that survives a power cut.
+
+    Raises OSError, and what `before_rename` raises: then the old content stays.
+    """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
@@ -19,6 +25,7 @@ def write_atomic(path: Path, content: str | bytes, mode: int = 0o644) -> None:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
+        before_rename()
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -38,10 +45,24 @@ def sync_directory(directory: Path) -> None:
 def read_object(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file; None where there is no file, no JSON or no object."""
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        return _object(path.read_bytes())
+    except OSError:
+        return None
+
+
+def _object(text: bytes) -> dict[str, Any] | None:
+    try:
+        content = json.loads(text, parse_constant=_finite, parse_float=_finite)
+    except (ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("this is never written by openrs")
+    return value
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
@@ -54,22 +75,21 @@ def append_line(path: Path, record: dict[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The JSON lines of a file; a last line that was cut by a crash, and a missing file, are passed over."""
+    """The JSON lines of a file; what is no object, such as a line that was cut, and a missing file are passed over."""
     try:
         content = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return
     for line in content.splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict):
+        record = _object(line)
+        if record is not None:
             yield record
 
 
-def last_line(path: Path, block: int = 65536) -> dict[str, Any] | None:
-    """The last whole JSON line of a file, without reading the whole file; None where there is none."""
+def last_line(
+    path: Path, block: int = 65536, good: Callable[[dict[str, Any]], bool] = lambda _: True
+) -> dict[str, Any] | None:
+    """The last JSON line of a file that is an object and `good`, without reading it all; None where there is none."""
     try:
         with open(path, "rb") as file:
             end = file.seek(0, os.SEEK_END)
@@ -78,10 +98,18 @@ def last_line(path: Path, block: int = 65536) -> dict[str, Any] | None:
     except OSError:
         return None
     for line in reversed(lines):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict):
+        record = _object(line)
+        if record is not None and good(record):
             return record
-    return None
+    return last_line(path, block * 16, good) if end > block else None
+
+
+def tail(path: Path, size: int = 20_000) -> list[str]:
+    """The last non-empty lines of a log."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - size))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return []
+    return [line.strip() for line in text.splitlines() if line.strip()]

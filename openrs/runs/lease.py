@@ -42,13 +42,13 @@ def is_dead(identity: dict[str, Any]) -> bool:
     return start is None or start != identity.get("start")
 
 
-def start_ticks(pid: int) -> int | None:
-    """Start time of a process since boot in clock ticks, None where there is no such process (or a zombie)."""
+def start_ticks(pid: int, *, zombie: bool = False) -> int | None:
+    """Start time of a process since boot in clock ticks; None where there is none, or (unless asked for) a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return None if fields[0] in "ZX" else int(fields[19])
+    return None if fields[0] in "ZX" and not zombie else int(fields[19])
 
 
 def _boot_id() -> str:
@@ -114,7 +114,7 @@ class Lease:
         if content.get("nonce") != self.nonce:
             raise LeaseLost(f"the lease {self.path} is no longer ours")
         with contextlib.suppress(OSError):
-            self._write()
+            self._write(before_rename=self._still_in_time)
 
     @property
     def due(self) -> bool:
@@ -135,10 +135,15 @@ class Lease:
         content = read_object(self.path)
         return content is not None and content.get("nonce") == self.nonce
 
-    def _write(self) -> None:
+    def _still_in_time(self) -> None:
+        """A holder that was frozen just before it renamed must not overwrite its successor's lease."""
+        if self.late:
+            raise LeaseLost(f"the lease {self.path} could not be renewed in time")
+
+    def _write(self, before_rename: Callable[[], None] = lambda: None) -> None:
         self._count += 1
         before = self._clock()
-        write_atomic(self.path, json.dumps({**self._holder, "count": self._count}) + "\n")
+        write_atomic(self.path, json.dumps({**self._holder, "count": self._count}) + "\n", before_rename=before_rename)
         self._renewed = before
 
 

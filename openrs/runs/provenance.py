@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from openrs import __version__
+from openrs.runs.files import read_object
 from openrs.spec.load import PACKAGE
 
 RESULT_CHANGING = frozenset(
@@ -96,25 +97,29 @@ def gpus() -> list[str]:
 
 def lock_content(source: Path) -> dict[str, Any]:
     """Everything that `lock.json` records, in the job's own environment."""
-    try:
-        known = json.loads(source.read_bytes())
-    except (OSError, ValueError):
-        known = {}
     return {
         "schema_version": 1,
-        **known,
+        **(read_object(source) or {}),
         "python": platform.python_version(),
         "distributions": distributions(),
         "hardware": hardware(),
     }
 
 
-def differences(lock: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """(what differs and changes results, what else differs) between `lock` and this environment, one line each."""
+def differences(lock: dict[str, Any], source: Path) -> tuple[list[str], list[str]]:
+    """(what differs and changes results, what else differs) between `lock` and this environment, one line each.
+
+    `source` is the submission's `source.json`: a resumed run may run newer code than it began with.
+    """
     then, now = lock.get("distributions", {}), distributions()
     changed = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
     lines = {
         name: f"{name} {then.get(name, 'absent')} → {now.get(name, 'absent')}" for name in changed if name != "openrs"
     }
     grave = [line for name, line in lines.items() if name in RESULT_CHANGING]
-    return grave, [line for name, line in lines.items() if name not in RESULT_CHANGING]
+    harmless = [line for name, line in lines.items() if name not in RESULT_CHANGING]
+    code = (read_object(source) or {}).get("code")
+    for what, was, is_ in (("python", lock.get("python"), platform.python_version()), ("code", lock.get("code"), code)):
+        if was != is_:
+            harmless.append(f"{what} {was} → {is_}")
+    return grave, harmless

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from openrs.errors import BadInput
@@ -10,6 +11,7 @@ from openrs.spec.base import RUN_ID, Strict
 from openrs.spec.canonical import pretty
 from openrs.spec.cluster import Cluster
 from openrs.spec.explain import nearest
+from openrs.spec.paths import shortened
 from openrs.stage import Cell, read
 
 RECORD = "record.json"
@@ -69,15 +71,23 @@ def save(runs: Path, record: Record) -> None:
 
 
 def run_names(runs: Path) -> list[str]:
-    """Ids of all runs below `runs`, sorted."""
-    return sorted(path.parent.name for path in runs.glob(f"*/{RECORD}"))
+    """Ids of all runs below `runs`, sorted. Raises BadInput where the directory cannot be read."""
+    try:
+        found = [path.name for path in runs.iterdir() if RUN_ID.fullmatch(path.name)]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise BadInput(f"--runs {runs}: cannot be read ({error.strerror})") from None
+    return sorted(name for name in found if os.path.lexists(runs / name / RECORD))
 
 
 def load(runs: Path, run: str) -> Record:
     """The record of a run. Raises BadInput for an id that is not one or that does not exist."""
-    if not RUN_ID.match(run):
-        raise BadInput(f"run id {run!r} is not one: small letters, digits and '-', at most 32, starting with a letter")
-    if not (runs / run / RECORD).is_file():
+    if not RUN_ID.fullmatch(run):
+        raise BadInput(
+            f"run id {shortened(run)!r} is not one: small letters, digits and '-', at most 32, starting with a letter"
+        )
+    if not os.path.lexists(runs / run / RECORD):
         known = run_names(runs)
         hint = nearest(run, known) or ("; `openrs status` shows all" if known else "; there are no runs yet")
         raise BadInput(f"run {run!r} does not exist below {runs}{hint}")

@@ -5,17 +5,27 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from openrs.spec.paths import directory_of_code, expand, too_long
 
 RUN_ID = re.compile(r"^[a-z][a-z0-9-]{0,31}$")
 """A run id: it becomes part of scheduler job names, file names and Kubernetes object names."""
 
 
 class Strict(BaseModel):
-    """Unknown keys are refused, instances are immutable, and attribute docstrings become schema descriptions."""
+    """Unknown keys and values of another type are refused, instances are immutable, docstrings become descriptions.
+
+    A whole number is also a float; nothing else is turned into something else.
+    """
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False, protected_namespaces=()
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
     )
 
 
@@ -38,11 +48,62 @@ def _one_line(value: str) -> str:
     return value
 
 
+def _real_path(value: str) -> str:
+    if too_long(value):
+        raise ValueError("is longer than a path can be")
+    return value
+
+
+def _program(value: str) -> str:
+    if "/" not in value and not value.startswith("~"):
+        return value  # found on PATH
+    value = expand(value)
+    if not value.startswith("/"):
+        raise ValueError("must be an absolute path or a name on PATH: a job starts in another directory")
+    return _real_path(value)
+
+
+def _shared_directory(value: str) -> str:
+    value = directory_of_code(value)
+    if not value.startswith("/"):
+        raise ValueError("must be an absolute path, the same on every node")
+    return value
+
+
+def _number(value: Any) -> Any:
+    # YAML 1.1 reads 1e-4 as a string: it wants 1.0e-4.
+    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
+
+
+def _secret(value: Any) -> Any:
+    if isinstance(value, str) and value in _SECRET_FORMS:
+        raise ValueError(f"{_SECRET_FORMS[value]} is missing after the colon")
+    return value
+
+
+_EXPONENT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][+-]?[0-9]+")
+_SECRET_FORMS = {"env:": "the variable's name", "file:": "the path", "secret:": "the NAME/KEY"}
+
+Number = Annotated[float, BeforeValidator(_number), AfterValidator(lambda value: value + 0.0)]
+"""A float. -0.0 becomes 0.0: equal specs must have equal hashes."""
+
 Text = Annotated[str, AfterValidator(_no_nul)]
 """Free text; may hold several lines."""
 
 Line = Annotated[str, AfterValidator(_one_line)]
 """One line of text: it may stand in a scheduler directive."""
+
+Word = Annotated[Line, Field(min_length=1)]
+"""One line that is not empty."""
+
+PathLine = Annotated[Line, AfterValidator(_real_path)]
+"""A path that some file system could take."""
+
+Program = Annotated[Word, AfterValidator(_program)]
+"""Absolute path (`~` is expanded) or name of a program."""
+
+SharedDirectory = Annotated[Word, AfterValidator(_shared_directory)]
+"""Absolute path (`~` is expanded) of a directory in which code may stand."""
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 """A short identifier that is safe as a file name."""
@@ -50,7 +111,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 """Name of an environment variable (POSIX)."""
 
-Secret = Annotated[str, Field(pattern=r"^(env|secret|file):[^\x00-\x1f]+$")]
+Secret = Annotated[str, BeforeValidator(_secret), Field(pattern=r"^(env|secret|file):[^\x00-\x1f]+$")]
 """Where a secret is found, never its value: `env:NAME`, `file:PATH` (mode 0600) or `secret:NAME/KEY` (Kubernetes)."""
 
 

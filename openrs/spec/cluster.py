@@ -2,13 +2,93 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+import shlex
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field
 
-from openrs.spec.base import EnvironmentName, Line, Name, Strict, Text
+from openrs.spec.base import EnvironmentName, Line, Name, Number, Program, SharedDirectory, Strict, Text, Word
 
 Positive = Annotated[int, Field(ge=1, le=10**9)]
+
+_ALWAYS = "openrs sets it itself"
+_GPUS = "use the experiment's resources.gpus and gpu_type, and the field gpu_request"
+_NOTHING_SENT = "it would send nothing; `openrs render` shows what would be sent"
+_LOGS = "`openrs logs` reads the place that openrs sets"
+_OWN_OPTIONS = {
+    # sbatch(1): long option → (short one, what to use instead)
+    "partition": ("p", "use the field partition"),
+    "account": ("A", "use the field account"),
+    "qos": ("q", "use the field qos"),
+    "constraint": ("C", "use the field constraint"),
+    "exclude": ("x", "use the field exclude"),
+    "mail-user": ("", "use the field mail_user"),
+    "mail-type": ("", "use the field mail_type"),
+    "time": ("t", "use the experiment's resources.minutes, and the field max_minutes"),
+    "mem": ("", "use the experiment's resources.memory_gb, or the field request_memory"),
+    "cpus-per-task": ("c", "use the experiment's resources.cpus"),
+    "gres": ("", _GPUS),
+    "gpus": ("G", _GPUS),
+    "gpus-per-node": ("", _GPUS),
+    "gpus-per-task": ("", _GPUS),
+    "gpus-per-socket": ("", _GPUS),
+    "array": ("a", "use the fields array_limit and array_parallel"),
+    "export": ("", "use the field environment"),
+    "export-file": ("", "use the field environment"),
+    "chdir": ("D", "use the field setup"),
+    "signal": ("", "use the experiment's recovery.grace_seconds"),
+    "nodes": ("N", "a job has one node"),
+    "ntasks": ("n", "a job has one task"),
+    "clusters": ("M", "openrs asks only the cluster of this login node"),
+    "requeue": ("", _ALWAYS),
+    "no-requeue": ("", "openrs needs --requeue to go on"),
+    "wrap": ("", "openrs sends a script of its own"),
+    "parsable": ("", _ALWAYS),
+    "dependency": ("d", _ALWAYS),
+    "kill-on-invalid-dep": ("", _ALWAYS),
+    "output": ("o", _LOGS),
+    "error": ("e", _LOGS),
+    "open-mode": ("", _ALWAYS),
+    "job-name": ("J", _ALWAYS),
+    "comment": ("", _ALWAYS),
+    "test-only": ("", _NOTHING_SENT),
+    "wait": ("W", "openrs does not wait; use `openrs submit --watch`"),
+    "help": ("h", _NOTHING_SENT),
+    "usage": ("", _NOTHING_SENT),
+    "version": ("V", _NOTHING_SENT),
+}
+_BY_LETTER = {letter: name for name, (letter, _) in _OWN_OPTIONS.items() if letter}
+_FLAGS = "HIkOsQv"
+"""Short options without a value: others may follow in the same word."""
+
+
+def _extra(line: str) -> str:
+    if not line.startswith("-"):
+        raise ValueError("this is not an sbatch option; write it like --exclusive")
+    try:
+        words = shlex.split(line)
+    except ValueError as error:
+        raise ValueError(f"this is not an sbatch option ({error})") from None
+    for word in words:
+        if word in ("-", "--"):
+            raise ValueError("this is not an sbatch option; write one like --exclusive")
+        name = _own_option(word)
+        if name:
+            raise ValueError(f"--{name} cannot be set here: {_OWN_OPTIONS[name][1]}")
+    return line
+
+
+def _own_option(word: str) -> str | None:
+    """The option that openrs sets itself and `word` would set too; sbatch also takes the beginning of a long name."""
+    if word.startswith("--"):
+        given = word[2:].partition("=")[0]
+        if given in _OWN_OPTIONS:
+            return given
+        matches = [name for name in _OWN_OPTIONS if name.startswith(given)]
+        return matches[0] if matches else None
+    if word.startswith("-"):
+        return _BY_LETTER.get(word[1:].lstrip(_FLAGS)[:1])
+    return None
 
 
 class Cluster(Strict):
@@ -18,15 +98,15 @@ class Cluster(Strict):
     """Name of the profile."""
     engine: Literal["slurm", "kubernetes", "local"]
     """Which engine sends the jobs."""
-    shared_root: Line | None = None
+    shared_root: SharedDirectory | None = None
     """Directory on the cluster's shared file system for run directories; by default they stand where `--runs` says."""
-    python: Line | None = None
+    python: Program | None = None
     """Python of the jobs; by default the one that runs `openrs submit`."""
     setup: list[Line] = []
     """Shell lines at the start of each job: modules, a virtual environment."""
     environment: dict[EnvironmentName, Text] = {}
     """Environment variables of every process of the jobs (the experiment's own come on top); never secrets."""
-    gpu_types: dict[Line, Line] = {}
+    gpu_types: dict[Word, Word] = {}
     """Translates an experiment's GPU type into this scheduler's word for it."""
     max_minutes: Positive | None = None
     """Longest wall time that the cluster grants; longer requests are cut to it and go on in the next attempt."""
@@ -36,40 +116,33 @@ class Cluster(Strict):
     """Most tasks of an array that run at once."""
     cells_per_task: Positive = 1
     """Evaluation cells in one array task: loading a model costs more than a small cell."""
-    price_per_gpu_hour: Annotated[float, Field(ge=0.0)] | None = None
+    price_per_gpu_hour: Annotated[Number, Field(ge=0.0)] | None = None
     """US dollars for one GPU for an hour, for the cost lines of `plan` and `status`."""
     lease_seconds: Annotated[int, Field(ge=4, le=3600)] = 60
     """Time-to-live of a run's lease: so long after a lost node a successor waits before it writes."""
 
     # Slurm (sbatch(1), slurm.conf(5))
-    partition: Line | None = None
+    partition: Word | None = None
     """Slurm: `--partition`; by default the cluster's default partition."""
-    account: Line | None = None
+    account: Word | None = None
     """Slurm: `--account`."""
-    qos: Line | None = None
+    qos: Word | None = None
     """Slurm: `--qos`."""
     gpu_request: Literal["gres", "gpus-per-node"] = "gres"
     """Slurm: ask for GPUs by `--gres=gpu:TYPE:N` or by `--gpus-per-node=TYPE:N`."""
-    constraint: Line | None = None
+    constraint: Word | None = None
     """Slurm: `--constraint`."""
-    exclude: Line | None = None
+    exclude: Word | None = None
     """Slurm: `--exclude`, nodes never to be used."""
-    mail_user: Line | None = None
+    mail_user: Word | None = None
     """Slurm: `--mail-user`."""
-    mail_type: Line | None = None
+    mail_type: Word | None = None
     """Slurm: `--mail-type`, e.g. `END,FAIL`."""
     request_memory: bool = True
     """Slurm: write `--mem`; some sites forbid it."""
-    extra: list[Line] = []
-    """Slurm: free directives without `#SBATCH`, e.g. `--exclusive`."""
+    extra: list[Annotated[Line, AfterValidator(_extra)]] = []
+    """Slurm: free directives without `#SBATCH`, e.g. `--exclusive`; none that openrs sets itself."""
 
     # Kubernetes
-    namespace: Line | None = None
+    namespace: Word | None = None
     """Kubernetes: namespace of the Jobs."""
-
-    @model_validator(mode="after")
-    def _extra_lines_are_options(self) -> Self:
-        for line in self.extra:
-            if not line.startswith("-"):
-                raise ValueError(f"extra: {line!r} is not an sbatch option; write it like --exclusive")
-        return self

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from openrs.spec.base import EnvironmentName, Line, Name, Secret, Strict, Text
+from openrs.spec.base import EnvironmentName, Line, Name, Number, PathLine, Secret, Strict, Text
 
 Positive = Annotated[int, Field(ge=1, le=10**9)]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Fraction = Annotated[Number, Field(ge=0.0, le=1.0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+def _unique(seeds: list[int]) -> list[int]:
+    if len(set(seeds)) != len(seeds):
+        raise ValueError("a seed stands there twice; each one is a cell of its own")
+    return seeds
 
 
 class HubModel(Strict):
@@ -31,7 +37,7 @@ class PathModel(Strict):
     """A model directory in Hugging Face format that every node can read."""
 
     type: Literal["path"]
-    path: Line
+    path: PathLine
     """Directory; relative to the YAML file that names it. `openrs:DIR` is a directory of the installed package."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Data type of weights and activations."""
@@ -64,7 +70,7 @@ class JsonlData(Strict):
     """A local JSON Lines file."""
 
     type: Literal["jsonl"]
-    path: Line
+    path: PathLine
     """File; relative to the YAML file that names it."""
     problem: Line = "problem"
     """Column with the question."""
@@ -93,7 +99,7 @@ class AccuracyReward(Strict):
     """1 if math-verify finds the completion's answer equal to the gold answer, else 0."""
 
     type: Literal["accuracy"]
-    weight: float = 1.0
+    weight: Number = 1.0
     """Factor in the sum of rewards."""
 
 
@@ -101,7 +107,7 @@ class FormatReward(Strict):
     """1 if the completion closes its reasoning once and then gives its answer in the form asked for, else 0."""
 
     type: Literal["format"]
-    weight: float = 1.0
+    weight: Number = 1.0
     """Factor in the sum of rewards."""
     answer: Literal["answer-tag", "boxed"] = "answer-tag"
     """What must follow the reasoning: `<answer>…</answer>`, or one `\\boxed{…}` and nothing else."""
@@ -111,17 +117,17 @@ class CosineReward(Strict):
     """Accuracy scaled by length along a half cosine (arXiv 2502.03373): short right answers gain most."""
 
     type: Literal["cosine"]
-    weight: float = 1.0
+    weight: Number = 1.0
     """Factor in the sum of rewards."""
     max_len: Positive
     """Length in tokens at which the scale ends; longer completions get the end value."""
-    min_value_wrong: float = -0.5
+    min_value_wrong: Number = -0.5
     """Reward of a wrong answer of length 0."""
-    max_value_wrong: float = 0.0
+    max_value_wrong: Number = 0.0
     """Reward of a wrong answer of length `max_len`."""
-    min_value_correct: float = 0.5
+    min_value_correct: Number = 0.5
     """Reward of a right answer of length `max_len`."""
-    max_value_correct: float = 1.0
+    max_value_correct: Number = 1.0
     """Reward of a right answer of length 0."""
 
 
@@ -129,7 +135,7 @@ class RandomReward(Strict):
     """0 or 1 by a coin seeded with prompt and completion: a control that nothing can be learned from."""
 
     type: Literal["random"]
-    weight: float = 1.0
+    weight: Number = 1.0
     """Factor in the sum of rewards."""
     seed: Seed = 0
     """Seed of the coin."""
@@ -156,7 +162,7 @@ class Training(Strict):
     """G, the size of a group."""
     micro_batch: Positive
     """Completions in one forward and backward pass on one rank."""
-    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)]
+    learning_rate: Annotated[Number, Field(gt=0.0, le=1.0)]
     """Peak learning rate of AdamW."""
     schedule: Literal["constant", "linear", "cosine", "cosine_with_min_lr"] = "cosine_with_min_lr"
     """Learning-rate schedule after the warm-up."""
@@ -164,13 +170,13 @@ class Training(Strict):
     """End of the `cosine_with_min_lr` schedule, as a share of the peak."""
     warmup_ratio: Fraction = 0.1
     """Share of the steps in which the learning rate rises linearly from 0."""
-    adam_beta2: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.999
+    adam_beta2: Annotated[Number, Field(gt=0.0, lt=1.0)] = 0.999
     """Second-moment decay of AdamW."""
-    max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    max_grad_norm: Annotated[Number, Field(gt=0.0)] = 1.0
     """Gradients are clipped to this norm."""
-    beta: Annotated[float, Field(ge=0.0)] = 0.04
+    beta: Annotated[Number, Field(ge=0.0)] = 0.04
     """Weight of the KL term against the base model; 0 keeps no reference model."""
-    epsilon: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    epsilon: Annotated[Number, Field(gt=0.0, lt=1.0)] = 0.2
     """Clipping range of the probability ratio."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass (non-reentrant)."""
@@ -183,9 +189,9 @@ class Training(Strict):
 class Sampling(Strict):
     """How completions are drawn."""
 
-    temperature: Annotated[float, Field(gt=0.0, le=10.0)]
+    temperature: Annotated[Number, Field(gt=0.0, le=10.0)]
     """Sampling temperature; the log-probabilities of training use the same."""
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    top_p: Annotated[Number, Field(gt=0.0, le=1.0)] = 1.0
     """Nucleus sampling; 1 is off."""
     max_prompt_tokens: Positive = 512
     """Longer prompts lose their beginning."""
@@ -203,7 +209,7 @@ class VllmServerGeneration(Strict):
     """Completions from a vLLM server that owns one GPU of the node, beside the training ranks."""
 
     type: Literal["vllm-server"]
-    gpu_memory_utilization: Annotated[float, Field(gt=0.0, le=1.0)] = 0.7
+    gpu_memory_utilization: Annotated[Number, Field(gt=0.0, le=1.0)] = 0.7
     """Share of the GPU's memory that vLLM takes."""
     max_model_len: Positive
     """Longest prompt + completion, in tokens."""
@@ -260,7 +266,7 @@ class Benchmark(Strict):
     """System message; none by default."""
     samples_per_problem: Positive = 1
     """Answers drawn for each problem and seed."""
-    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
+    seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_unique)] = [0]
     """One cell each."""
     batch: Positive = 256
     """Completions sampled at once. On a CPU it belongs to the result, since it changes the order of the draws."""

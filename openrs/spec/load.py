@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from openrs.spec.base import Strict
 from openrs.spec.cluster import Cluster
 from openrs.spec.experiment import Experiment
 from openrs.spec.explain import explain, nearest
+from openrs.spec.paths import expand, shortened
 
 PACKAGE = Path(__file__).resolve().parent.parent
 EXPERIMENTS = PACKAGE / "experiments"
@@ -26,22 +28,6 @@ MAX_DEPTH = 50
 MAX_EXTENDS = 16
 
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class _Loader(_SafeLoader):  # type: ignore[misc]
-    """Safe YAML that refuses a key written twice, which YAML would let the last one win."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands there twice", key_node.start_mark
-                )
-            if isinstance(key, str):
-                seen.add(key)
-        return super().construct_mapping(node, deep)  # type: ignore[no-any-return]
 
 
 def shipped_experiments() -> list[str]:
@@ -70,10 +56,11 @@ def parse_yaml(text: str, where: str) -> Any:
     """The value of one YAML document. Raises BadInput for what is not YAML or is made to hurt its reader."""
     try:
         _refuse_depth(text, where)
-        loader = _Loader(text)
+        loader = _SafeLoader(text)
         try:
             node = loader.get_single_node()
             _refuse_bomb(node, where)
+            _refuse_twice(node)
             return loader.construct_document(node) if node is not None else None
         finally:
             loader.dispose()
@@ -113,22 +100,50 @@ def _refuse_bomb(root: yaml.Node | None, where: str) -> None:
         raise BadInput(f"{where}: its aliases expand to more than {MAX_NODES} values")
 
 
-def _anchor_paths(value: Any, directory: Path) -> Any:
+def _refuse_twice(root: yaml.Node | None) -> None:
+    """A key that is written twice in a mapping: YAML would let the last one win. Merged keys (`<<`) may be overridden."""
+    waiting = [root] if root is not None else []
+    known: set[int] = set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in known:
+            continue
+        known.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        elif isinstance(node, yaml.MappingNode):
+            seen: set[tuple[str, str]] = set()
+            for key, value in node.value:
+                waiting += [key, value]
+                if isinstance(key, yaml.ScalarNode):
+                    if (key.tag, key.value) in seen:
+                        raise yaml.constructor.ConstructorError(
+                            None, None, f"the key {key.value!r} stands there twice", key.start_mark
+                        )
+                    seen.add((key.tag, key.value))
+
+
+def _anchor_paths(value: Any, directory: Path, where: str) -> Any:
     """Makes every relative `path:` absolute, as seen from the file (or shell) that names it."""
     if isinstance(value, dict):
         return {
-            key: _anchored(item, directory)
+            key: _anchored(item, directory, where)
             if key == "path" and isinstance(item, str)
-            else _anchor_paths(item, directory)
+            else _anchor_paths(item, directory, where)
             for key, item in value.items()
         }
     if isinstance(value, list):
-        return [_anchor_paths(item, directory) for item in value]
+        return [_anchor_paths(item, directory, where) for item in value]
     return value
 
 
-def _anchored(path: str, directory: Path) -> str:
-    return path if path.startswith("openrs:") else os.path.normpath(directory / Path(path).expanduser())
+def _anchored(path: str, directory: Path, where: str) -> str:
+    if path.startswith("openrs:"):
+        return path
+    try:
+        return os.path.normpath(directory / expand(path))
+    except ValueError as error:
+        raise BadInput(f"{where}: path {shortened(path)!r}: {error}") from None
 
 
 def merge(base: Any, change: Any) -> Any:
@@ -142,28 +157,38 @@ def merge(base: Any, change: Any) -> Any:
 
 def _find(name: str) -> Path:
     if name.endswith((".yaml", ".yml")) or os.sep in name:
-        path = Path(name).expanduser()
-        if not path.is_file():
-            raise BadInput(f"experiment file {name!r} does not exist")
-        return path.resolve()
+        shown = shortened(name)
+        try:
+            path = Path(expand(name)).resolve()
+            if stat.S_ISREG(path.stat().st_mode):
+                return path
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as error:
+            raise BadInput(f"experiment file {shown!r} cannot be read ({error.strerror})") from None
+        except (ValueError, RuntimeError) as error:  # no such home directory, a NUL, a circle of links
+            raise BadInput(f"experiment file {shown!r}: {error}") from None
+        raise BadInput(f"experiment file {shown!r} does not exist")
     path = EXPERIMENTS / f"{name}.yaml"
     if name not in shipped_experiments():
         raise BadInput(
-            f"unknown experiment {name!r}{nearest(name, shipped_experiments())}; `openrs list` shows all, or name a YAML file"
+            f"unknown experiment {shortened(name)!r}{nearest(name, shipped_experiments())}; `openrs list` shows all, or name a YAML file"
         )
     return path
 
 
 def _raw(name: str, relative_to: Path | None = None, trail: tuple[Path, ...] = ()) -> dict[str, Any]:
     if relative_to is not None and (name.endswith((".yaml", ".yml")) or os.sep in name):
-        name = str(relative_to / name)
+        name = name if name.startswith("~") else str(relative_to / name)
     path = _find(name)
-    if path in trail or len(trail) >= MAX_EXTENDS:
+    if len(trail) > MAX_EXTENDS and path not in trail:
+        raise BadInput(f"{trail[0]}: more than {MAX_EXTENDS} extends, one after the other; merge some of the files")
+    if path in trail:
         raise BadInput(f"{trail[0]}: extends comes back to itself ({' → '.join(p.name for p in (*trail, path))})")
     content = read_yaml(path)
     content.pop("$schema", None)
     parent = content.pop("extends", None)
-    content = _anchor_paths(content, path.parent)
+    content = _anchor_paths(content, path.parent, str(path))
     if parent is None:
         return content
     if not isinstance(parent, str):
@@ -175,28 +200,44 @@ def _raw(name: str, relative_to: Path | None = None, trail: tuple[Path, ...] = (
 def apply_overrides(raw: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     """`raw` with every `a.b=c` laid over it; `c` is YAML, lists are addressed by index, and the model checks the type.
 
+    Another `type` makes another thing: what the old one had is dropped, and what other overrides say of it stays.
     Raises BadInput for an override without `=`, an empty key, an index out of range or a value that is not YAML.
     """
+    done: list[tuple[list[str], Any, str]] = []
     for override in overrides:
         key, equals, text = override.partition("=")
-        if not equals or not key or "" in key.split("."):
-            raise BadInput(f"--set {override!r}: write it as key.key=value, e.g. --set training.steps=20")
-        value = parse_yaml(text, f"--set {key}") if text else ""
-        raw = _set(raw, key.split("."), _anchor_paths({key.split(".")[-1]: value}, Path.cwd())[key.split(".")[-1]], key)
+        keys = key.split(".")
+        if not equals or not key or "" in keys:
+            raise BadInput(f"--set {shortened(override)!r}: write it as key.key=value, e.g. --set training.steps=20")
+        if len(keys) > MAX_DEPTH:
+            raise BadInput(f"--set {shortened(key)}: more than {MAX_DEPTH} levels deep")
+        value = parse_yaml(text, f"--set {shortened(key)}") if text else ""
+        value = _anchor_paths({keys[-1]: value}, Path.cwd(), f"--set {shortened(key)}")[keys[-1]]
+        raw = _set(raw, keys, value, shortened(key))
+        if keys[-1] == "type":
+            for earlier in done:
+                if len(earlier[0]) >= len(keys) and earlier[0][: len(keys) - 1] == keys[:-1] and earlier[0] != keys:
+                    raw = _set(raw, *earlier)
+        done.append((keys, value, shortened(key)))
     return raw
 
 
 def _set(target: Any, keys: list[str], value: Any, whole: str) -> Any:
     head, *rest = keys
     if isinstance(target, list):
-        if not head.isdigit() or int(head) >= len(target):
-            raise BadInput(f"--set {whole}: {head!r} is not an index of a list of {len(target)} (they start at 0)")
+        index = int(head) if head.isascii() and head.isdecimal() and len(head) < 10 else len(target)
+        if index >= len(target):
+            raise BadInput(
+                f"--set {whole}: {shortened(head)!r} is not an index of a list of {len(target)} (they start at 0)"
+            )
         changed = list(target)
-        changed[int(head)] = _set(changed[int(head)], rest, value, whole) if rest else value
+        changed[index] = _set(changed[index], rest, value, whole) if rest else value
         return changed
     if target is not None and not isinstance(target, dict):
-        raise BadInput(f"--set {whole}: {head!r} is inside a plain value, {target!r}")
+        raise BadInput(f"--set {whole}: {shortened(head)!r} is inside a plain value, {shortened(str(target))!r}")
     known = target or {}
+    if keys == ["type"] and "type" in known and known["type"] != value:
+        return {"type": value}
     if rest:
         return {**known, head: _set(known.get(head), rest, value, whole)}
     return {**known, head: merge(known.get(head), value)}
@@ -228,20 +269,32 @@ def load_experiment(name: str, overrides: list[str] | None = None) -> Experiment
 
 def user_config_files() -> list[Path]:
     """Where `openrs.toml` is looked for, the first one that names a cluster wins."""
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    return [Path.cwd() / "openrs.toml", config / "openrs" / "openrs.toml"]
+    files = [Path.cwd() / "openrs.toml"]
+    config = os.environ.get("XDG_CONFIG_HOME")
+    if not config:
+        try:
+            config = expand("~/.config")
+        except ValueError:  # a user without a home directory has no files there
+            return files
+    return [*files, Path(config) / "openrs" / "openrs.toml"]
 
 
 def _raw_clusters() -> dict[str, tuple[dict[str, Any], str]]:
     """Profile name → (raw profile, where it stands); the user's own before the shipped ones."""
     found: dict[str, tuple[dict[str, Any], str]] = {}
     for path in user_config_files():
-        if not path.is_file():
-            continue
         try:
+            if not stat.S_ISREG(path.stat().st_mode):
+                continue
             content = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise BadInput(f"{shortened(str(path))}: cannot be read ({error.strerror})") from None
+        except ValueError as error:
             raise BadInput(f"{path}: not valid TOML ({str(error).splitlines()[0]})") from None
+        except RecursionError:
+            raise BadInput(f"{path}: nested too deep") from None
         clusters = content.get("clusters", {})
         if not isinstance(clusters, dict) or not all(isinstance(profile, dict) for profile in clusters.values()):
             raise BadInput(f"{path}: clusters must be tables, e.g. [clusters.mine]")
@@ -277,6 +330,11 @@ def _resolve_cluster(
 ) -> tuple[dict[str, Any], str]:
     raw, where = profiles[name]
     raw = {key: value for key, value in raw.items() if key != "$schema"}
+    called = raw.pop("name", name)
+    if called != name:
+        raise BadInput(
+            f"cluster {name} in {where}: name: unknown key; a profile is called as its table is, here {name!r}, not {called!r}"
+        )
     shipped = CLUSTERS / f"{name}.yaml"
     parent = raw.pop("extends", name if shipped.is_file() and where != str(shipped) else None)
     if parent is None:

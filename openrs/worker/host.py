@@ -28,10 +28,15 @@ def run_supervisor(stage_path: Path, task: int | None, stop: StopRequest, handle
         stdin=subprocess.DEVNULL,
         preexec_fn=child_setup(os.getpid()),
     )
+    asked = False
     try:
         while child.poll() is None:
-            if stop and not stop_file.exists():
-                stop_file.touch()
+            if stop and not asked:
+                asked = True
+                try:
+                    stop_file.touch()
+                except OSError:  # a full disk must not cost the save
+                    child.terminate()
             wait_briefly()
     finally:
         if child.poll() is None:

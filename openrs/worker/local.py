@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import time
 from pathlib import Path
 
 from openrs.runs.directory import RunDirectory
@@ -15,12 +18,16 @@ from openrs.worker.host import run_supervisor
 from openrs.worker.ranks import wait_briefly
 from openrs.worker.stop import StopRequest
 
+PATIENCE_SECONDS = 60
+"""A stage before this one that has not even started by then never will."""
+
 
 def main() -> int:
     """Waits for its turn, runs every task of the stage, and writes `exit.json` beside the stage file."""
     here = Path(sys.argv[1]).resolve().parent
     stop = StopRequest()
     stop.install()
+    write_atomic(here / "process.json", json.dumps({"pid": os.getpid(), "start": start_ticks(os.getpid())}) + "\n")
     code, reason = _run(here, stop)
     write_atomic(here / "exit.json", json.dumps({"code": code, "reason": reason}) + "\n")
     return INTERRUPTED if code is None else code
@@ -41,27 +48,42 @@ def _run(here: Path, stop: StopRequest) -> tuple[int | None, str]:
         tasks = list(range(len(read(CellsFile, directory.path / stage.cells_file).tasks)))
     worst, why = DONE, ""
     for task in tasks:
-        code = run_supervisor(here / "stage.json", task, stop, handle=f"local-{stage.submission}")
+        code, reason = _attempts(here / "stage.json", stage, task, stop, directory)
         if code == INTERRUPTED:
-            return code, _reason(directory, stage) or stop.reason
+            return code, reason
         if code != DONE and worst == DONE:
-            worst, why = code, _reason(directory, stage)
+            worst, why = code, reason
     return worst, why
 
 
+def _attempts(
+    path: Path, stage: StageFile, task: int | None, stop: StopRequest, directory: RunDirectory
+) -> tuple[int, str]:
+    """Attempts at a task until it is done, has failed, or a person stopped it: there is no scheduler to requeue it."""
+    while True:
+        code = run_supervisor(path, task, stop, handle=f"local-{stage.submission}")
+        if code < 0:
+            return INTERRUPTED, f"its supervisor was killed by {signal.Signals(-code).name}"
+        if code != INTERRUPTED or stop or directory.is_cancelled(stage.submission):
+            return code, _reason(directory, stage, task) or stop.reason
+
+
 def _wait(before: list[Path], stop: StopRequest) -> bool:
-    """Until every stage before has ended, well or not. False if asked to stop meanwhile."""
-    while any(not (place / "exit.json").exists() and _runs(place) for place in before):
+    """Until every stage before has ended, well or not. False if asked to stop meanwhile, or if the run was removed."""
+    began = time.monotonic()
+    while any(place.is_dir() and not (place / "exit.json").exists() and _runs(place, began) for place in before):
         if stop:
             return False
         wait_briefly()
+    if not all(place.is_dir() for place in before):
+        sys.exit("openrs: the run directory was removed")
     return not stop
 
 
-def _runs(place: Path) -> bool:
+def _runs(place: Path, began: float) -> bool:
     process = read_object(place / "process.json")
     if process is None:
-        return True  # the client has not written it yet
+        return time.monotonic() - began < PATIENCE_SECONDS
     return bool(start_ticks(int(process["pid"])) == process["start"])
 
 
@@ -70,9 +92,14 @@ def _code(place: Path) -> int | None:
     return code if isinstance(code, int) else None
 
 
-def _reason(directory: RunDirectory, stage: StageFile) -> str:
-    """How the newest attempt of this stage ended, in its own words."""
-    ends = [event for event in directory.ledger() if event["event"] == "end" and event.get("stage") == stage.stage]
+def _reason(directory: RunDirectory, stage: StageFile, task: int | None) -> str:
+    """How the newest attempt at this task ended, in its own words."""
+    ends = [
+        event
+        for event in directory.ledger()
+        if event["event"] == "end"
+        and (event.get("stage"), event.get("submission"), event.get("task")) == (stage.stage, stage.submission, task)
+    ]
     return str(ends[-1].get("reason", "")) if ends else ""
 
 

@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from openrs.errors import BadInput
+from openrs.runs.files import tail
 from openrs.runs.lease import Lease
+from openrs.spec.load import PACKAGE
 from openrs.stage import Process, StageFile
 from openrs.worker.stop import child_setup
 
@@ -81,7 +84,10 @@ class Ranks:
             "OPENRS_GENERATION_SERVER": server,
             "PYTHONUNBUFFERED": "1",
         }
-        return {**os.environ, **self.stage.environment, **self.secrets, **distributed, **ours}
+        merged = {**os.environ, **self.stage.environment, **self.secrets, **distributed, **ours}
+        # The snapshot comes before whatever the spec or the profile may put there.
+        merged["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PACKAGE.parent), merged.get("PYTHONPATH")]))
+        return merged
 
     def _spawn(self, name: str, role: str, command: list[str], environment: dict[str, str]) -> None:
         log = self.logs / f"{name}.log"
@@ -154,21 +160,18 @@ class Ranks:
         return "a process ended without a reason"
 
 
-def tail(path: Path, size: int = 20_000) -> list[str]:
-    """The last non-empty lines of a log."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - size))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return []
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
 def visible_gpus(count: int) -> list[str]:
-    """Names, for CUDA_VISIBLE_DEVICES, of the GPUs that this job was given: the scheduler's list, else the first ones."""
-    given = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    return given if len(given) >= count else [str(index) for index in range(count)]
+    """Names, for CUDA_VISIBLE_DEVICES, of the GPUs that this job was given: the scheduler's list, else the first ones.
+
+    Raises BadInput where the list is shorter: the others are somebody else's.
+    """
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is None:
+        return [str(index) for index in range(count)]
+    names = [name for name in given.split(",") if name]
+    if len(names) < count:
+        raise BadInput(f"CUDA_VISIBLE_DEVICES = {given!r}: the job needs {count} GPUs; unset it, or name so many")
+    return names
 
 
 def free_port() -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,10 @@ from openrs.worker.stop import StopRequest, child_setup
 
 if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
+
+
+TRIES, PAUSE_SECONDS = 5, 5
+"""How often, and after what pause, Slurm's controller is asked."""
 
 
 class HostStage:
@@ -62,7 +68,7 @@ def _requeue(stage_path: Path) -> None:
     if is_cancelled(stage_path):
         _say("cancelled, so not requeued")
         return
-    code, shown = _scontrol("--oneliner", "show", "job", job_id())
+    code, shown = _insist("--oneliner", "show", "job", job_id())
     fields = dict(word.split("=", 1) for word in shown.split() if "=" in word)
     state, reason = fields.get("JobState", "unknown to Slurm"), fields.get("Reason")
     if int(fields.get("Restarts", "0")) != int(os.environ.get("SLURM_RESTART_COUNT", "0")):
@@ -73,16 +79,35 @@ def _requeue(stage_path: Path) -> None:
     if code or not (state in ("RUNNING", "SIGNALING") or (state == "COMPLETING" and reason == "TimeLimit")):
         _say(f"the job is {state}, so not requeued")
         return
-    code, said = _scontrol("requeue", job_id())
+    code, said = _insist("requeue", job_id())
     _say(f"job {job_id()} could not be requeued: {said.strip()}" if code else f"job {job_id()} requeued")
+
+
+def _insist(*arguments: str) -> tuple[int, str]:
+    """Asks scontrol again while the controller does not answer: it may be restarting, and a save waits for it."""
+    code, said = _scontrol(*arguments)
+    for _ in range(TRIES - 1):
+        if code == 0 or not re.search("contact|connect|time", said, re.IGNORECASE):
+            break
+        time.sleep(PAUSE_SECONDS)
+        code, said = _scontrol(*arguments)
+    return code, said
 
 
 def _scontrol(*arguments: str) -> tuple[int, str]:
     """Exit code and output of scontrol, deaf to the signals that end this step."""
-    done = subprocess.run(
-        ["scontrol", *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=False, preexec_fn=child_setup(os.getpid()),
-    )  # fmt: skip
+    try:
+        done = subprocess.run(
+            ["scontrol", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+            check=False,
+            preexec_fn=child_setup(os.getpid()),
+        )
+    except subprocess.TimeoutExpired:
+        return 1, "scontrol timed out"
     return done.returncode, done.stdout
 
 

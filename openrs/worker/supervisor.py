@@ -20,7 +20,7 @@ from pathlib import Path
 from openrs.errors import BadInput
 from openrs.runs import provenance
 from openrs.runs.directory import RunDirectory
-from openrs.runs.files import write_atomic
+from openrs.runs.files import read_object, write_atomic
 from openrs.runs.lease import Lease, LeaseLost
 from openrs.spec.load import PACKAGE
 from openrs.stage import CellsFile, StageFile, read
@@ -35,7 +35,7 @@ class Supervisor:
     """One attempt. `run` returns the exit code."""
 
     def __init__(self, stage_path: Path, task: int | None, stop: StopRequest) -> None:
-        self._started = time.monotonic()
+        self._started = self._looked = time.monotonic()
         self._stage_path = stage_path
         self._stage = read(StageFile, stage_path)
         self._task = task
@@ -117,6 +117,7 @@ class Supervisor:
 
     def _attend(self, lease: Lease) -> tuple[int, str]:
         """Starts the ranks and attends them to their end. Returns exit code and reason. Raises LeaseLost."""
+        secrets = _resolve_secrets(self._stage)
         scratch = Path(tempfile.mkdtemp(prefix="openrs-"))
         ranks = Ranks(
             self._stage,
@@ -126,7 +127,7 @@ class Supervisor:
             self._logs,
             scratch / "stop",
             lease,
-            _resolve_secrets(self._stage),
+            secrets,
         )
         try:
             ranks.start()
@@ -172,10 +173,13 @@ class Supervisor:
                 self._stage.grace_seconds, self._stage.wall_seconds / 2
             ):
                 self._stop.reason = "wall time"
-            elif self._directory.is_cancelled(self._stage.submission):
-                self._stop.reason = "cancelled"
             elif leaving:
                 self._stop.reason = "a rank left"
+            elif time.monotonic() - self._looked > 1:
+                self._looked = time.monotonic()
+                with contextlib.suppress(OSError):  # the file system may not answer for a while: looked at again
+                    if self._directory.is_cancelled(self._stage.submission):
+                        self._stop.reason = "cancelled"
         return bool(self._stop)
 
     def _verdict(self, ranks: Ranks, codes: list[int]) -> tuple[int, str]:
@@ -203,10 +207,17 @@ class Supervisor:
             content = provenance.lock_content(self._stage.spec_path.parent / "source.json")
             ours = lock.with_name(f".lock.{self._writer}")
             write_atomic(ours, json.dumps(content, indent=2) + "\n")
-            with contextlib.suppress(FileExistsError):
+            try:
                 os.link(ours, lock)  # of several first attempts one wins, the others are compared with it
-            ours.unlink()
-        grave, harmless = provenance.differences(json.loads(lock.read_bytes()))
+            except FileExistsError:
+                pass
+            except OSError:  # a file system without hard links
+                os.replace(ours, lock)
+            ours.unlink(missing_ok=True)
+        known = read_object(lock)
+        if known is None:
+            raise BadInput(f"{lock}: not the JSON that an attempt wrote; remove it to record this environment anew")
+        grave, harmless = provenance.differences(known, self._stage.spec_path.parent / "source.json")
         if harmless:
             self._log("environment", differences=harmless)
         if grave:

@@ -6,6 +6,7 @@ import json
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from openrs.errors import BadInput
 from openrs.spec.experiment import HubData, HubModel, JsonlData, PathModel, SumsData
 
 
-def jsonl(path: Path, *rows: object, **options: object) -> JsonlData:
+def jsonl(path: Path, *rows: object, **options: Any) -> JsonlData:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return JsonlData(type="jsonl", path=str(path), **options)
 
@@ -95,6 +96,7 @@ def test_hub_rows_come_at_their_revision(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_what_the_hub_does_not_give_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     hub = pytest.importorskip("huggingface_hub")
+    pytest.importorskip("huggingface_hub.errors")
 
     def cause(error: Exception) -> Exception:
         outer = OSError("long\ntext")
@@ -105,7 +107,11 @@ def test_what_the_hub_does_not_give_is_said_in_a_line(monkeypatch: pytest.Monkey
     assert "no such repository" in str(module.hub_problem(cause(gone.__new__(gone)), "model a/b"))
     assert module.hub_problem(ConnectionError("down"), "model a/b") is None
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
-    assert "openrs fetch" in str(module.hub_problem(cause(hub.errors.LocalEntryNotFoundError("x")), "model a/b"))
+    absent = cause(hub.errors.LocalEntryNotFoundError("x"))
+    model = str(module.hub_problem(absent, "model a/b at main"))
+    assert "`huggingface-cli download a/b --revision main`" in model
+    data = str(module.hub_problem(absent, "data set a/b at main"))
+    assert "`huggingface-cli download a/b --repo-type dataset --revision main`" in data
 
 
 def test_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

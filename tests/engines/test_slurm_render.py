@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 from pathlib import Path
@@ -94,7 +95,7 @@ def test_bash_reads_what_is_rendered(values: dict[str, str]) -> None:
             .replace('trap "" USR2 TERM; ', "")
         )
         printed = subprocess.run(["bash", "-c", call], capture_output=True, check=True).stdout.decode().split("\0")
-        assert printed[0] == values["python"]
+        assert printed[0] == os.path.expanduser(values["python"])
 
 
 @settings(max_examples=300, deadline=None)

@@ -42,7 +42,7 @@ class User:
             "bed": {},
             "scavenge": {"partition": "scavenge"},
             "slow": {"partition": "scavenge", "setup": [slow, "export SECONDS_A_FILE=0.3"]},
-            "very-slow": {"setup": [slow, "export SECONDS_A_FILE=1.2"]},
+            "very-slow": {"setup": [slow, "export SECONDS_A_FILE=0.5"]},
         }
         text = ""
         for name, fields in profiles.items():

@@ -234,7 +234,7 @@ def test_attempts_are_capped_by_submission(make_stage: Callable[..., Path], star
 
 
 def test_cancelled_before_and_during(make_stage: Callable[..., Path], start: Callable[..., Attempt]) -> None:
-    path = make_stage()
+    path = make_stage(environment={"STANDIN": "slow"})
     attempt = start(path)
     wait_for_step(path, 2)
     run_of(path).cancel(1)
