@@ -46,8 +46,6 @@ def check_run_id(run: str) -> str:
 def place_of(cluster: Cluster, runs: Path, run: str, submission: int = 1) -> Place:
     """Where that sending of the run stands."""
     root = Path(cluster.shared_root) / "runs" if cluster.shared_root else runs.absolute()
-    if ":" in str(root):
-        raise BadInput(f"--runs {str(root)!r}: a colon would split PYTHONPATH in the job; choose another directory")
     return Place(run, root / run, submission)
 
 

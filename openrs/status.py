@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from openrs.engines import Engine, Job, JobInfo, JobState, engine_for
+from openrs.errors import OpenRSError
 from openrs.runs.directory import RunDirectory
 from openrs.runs.record import Record
 from openrs.spec.base import Strict
@@ -56,7 +57,14 @@ def status(records: list[Record]) -> list[RunStatus]:
         by_cluster[canonical(record.cluster)].append(record)
     infos: dict[int, dict[str, JobInfo]] = {}
     for group in by_cluster.values():
-        answer = engine_for(group[0].cluster).inspect([job for record in group for job in jobs(record).values()])
+        asked = [job for record in group for job in jobs(record).values()]
+        try:
+            answer = engine_for(group[0].cluster).inspect(asked)
+        except OpenRSError as error:
+            if len(by_cluster) == 1:
+                raise
+            # One cluster that does not answer must not hide the others.
+            answer = {job.handle: JobInfo(JobState.UNKNOWN, str(error)) for job in asked}
         for record in group:
             infos[id(record)] = answer
     return [_run_status(record, infos[id(record)]) for record in records]

@@ -116,7 +116,7 @@ def _last_words(job: Job) -> str:
 
 def _alive(handle: str) -> bool:
     pid, _, start = handle.partition(".")
-    return str(start_ticks(int(pid))) == start
+    return pid.isdecimal() and str(start_ticks(int(pid))) == start
 
 
 def _signal(handle: str, number: int) -> None:

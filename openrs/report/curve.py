@@ -18,7 +18,9 @@ def draw(directory: Path) -> Path | None:
     """Writes `report/reward.png` from `metrics.jsonl` and the finished cells; None where no step has been trained."""
     # A step that was repeated after a crash has several lines: the last one is the one that counted.
     steps = {
-        int(line["step"]): line for line in read_lines(directory / "metrics.jsonl") if line.get("reward") is not None
+        line["step"]: line
+        for line in read_lines(directory / "metrics.jsonl")
+        if isinstance(line.get("step"), int) and isinstance(line.get("reward"), (int, float))
     }
     if not steps:
         return None

@@ -41,8 +41,8 @@ class User:
         profiles: dict[str, dict[str, Any]] = {
             "bed": {},
             "scavenge": {"partition": "scavenge"},
-            "slow": {"partition": "scavenge", "setup": [slow, "export SECONDS_A_FILE=0.3"]},
-            "very-slow": {"setup": [slow, "export SECONDS_A_FILE=0.5"]},
+            "slow": {"partition": "scavenge", "setup": [slow, "export SECONDS_A_FILE=0.15"]},
+            "very-slow": {"setup": [slow, "export SECONDS_A_FILE=0.2"]},
         }
         text = ""
         for name, fields in profiles.items():
