@@ -161,13 +161,14 @@ def test_no_file_breaks_the_program(content: bytes, tmp_path: Path) -> None:
 def test_a_file_says_what_an_override_says(value: Any, tmp_path: Path) -> None:
     path = tmp_path / "any.yaml"
     path.write_text(yaml.safe_dump({"extends": "smoke", "name": "any", "environment": value}), encoding="utf-8")
+    override = f"environment={yaml.safe_dump(value, default_flow_style=True)}"
     try:
         from_file = load_experiment(str(path)).environment
     except BadInput:
         with pytest.raises(BadInput):
-            load_experiment("smoke", [f"environment={json.dumps(value)}"])
+            load_experiment("smoke", [override])
     else:
-        assert load_experiment("smoke", [f"environment={json.dumps(value)}"]).environment == from_file
+        assert load_experiment("smoke", [override]).environment == from_file
 
 
 def test_overrides_are_laid_over_each_other() -> None:
