@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import socket
@@ -20,6 +21,13 @@ from openrs.stage import Process, StageFile
 from openrs.worker.stop import child_setup
 
 MODULES = {"trainer": "openrs.training", "cell": "openrs.evaluation"}
+
+NEEDS = {
+    "trainer": ("train", ("torch", "transformers", "trl", "accelerate", "datasets", "math_verify")),
+    "cell": ("train", ("torch", "transformers", "math_verify")),
+    "generation_server": ("vllm", ("vllm", "trl")),
+}
+"""Role → the extra of openrs that brings what it imports, and what that is."""
 
 
 @dataclass
@@ -158,6 +166,17 @@ class Ranks:
                 return f"{member.name} was killed by {signal.Signals(-code).name}{hint}"
             return f"{member.name} ended with code {code}: {lines[-1] if lines else 'it printed nothing'}"
         return "a process ended without a reason"
+
+
+def check_packages(processes: list[Process]) -> None:
+    """Raises BadInput where this Python lacks what the processes import: a base install has no torch."""
+    for process in processes:
+        extra, modules = NEEDS[process.role]
+        missing = [module for module in modules if importlib.util.find_spec(module) is None]
+        if missing:
+            raise BadInput(
+                f"{sys.executable} has no {', '.join(missing)}; install openrs[{extra}] there, then resume the run"
+            )
 
 
 def visible_gpus(count: int) -> list[str]:

@@ -25,7 +25,7 @@ from openrs.runs.lease import Lease, LeaseLost
 from openrs.spec.load import PACKAGE
 from openrs.stage import CellsFile, StageFile, read
 from openrs.worker.exits import CONFIGURATION, DONE, FAILED, INTERRUPTED
-from openrs.worker.ranks import Ranks, wait_briefly
+from openrs.worker.ranks import Ranks, check_packages, wait_briefly
 from openrs.worker.stop import StopRequest
 
 NODE_FAULT = "node fault"
@@ -103,7 +103,6 @@ class Supervisor:
                 raise BadInput(
                     f"recovery.max_attempts = {stage.max_attempts} starts are used up; `openrs resume {stage.run}` grants as many again"
                 )
-            self._compare_lock()
             code, reason = self._check_gpus(machine["gpus"]) or self._attend(lease)
         except BadInput as error:
             code, reason = CONFIGURATION, str(error)
@@ -117,6 +116,8 @@ class Supervisor:
 
     def _attend(self, lease: Lease) -> tuple[int, str]:
         """Starts the ranks and attends them to their end. Returns exit code and reason. Raises LeaseLost."""
+        check_packages(self._stage.processes)
+        self._compare_lock()
         secrets = _resolve_secrets(self._stage)
         scratch = Path(tempfile.mkdtemp(prefix="openrs-"))
         ranks = Ranks(

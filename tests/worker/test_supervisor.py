@@ -260,6 +260,15 @@ def test_missing_gpus_are_the_nodes_fault(
     assert "openrs resume" in ends(path)[-1][1]
 
 
+def test_a_base_install_is_told_what_to_install(
+    make_stage: Callable[..., Path], start: Callable[..., Attempt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ranks_module.NEEDS, "trainer", ("train", ("json", "no_such_module")))
+    path = make_stage()
+    assert start(path).code() == 78
+    assert "has no no_such_module; install openrs[train] there" in ends(path)[-1][1]
+
+
 def test_other_packages_than_at_first_are_refused(
     make_stage: Callable[..., Path], start: Callable[..., Attempt]
 ) -> None:
