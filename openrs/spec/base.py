@@ -121,6 +121,3 @@ def field_names(model: type[BaseModel]) -> list[str]:
     for name, info in model.model_fields.items():
         names.append(str(info.alias or name))
     return names
-
-
-JsonDict = dict[str, Any]
