@@ -68,9 +68,10 @@ class SlurmEngine:
         gpus = f"{resources.gpu_type}:{resources.gpus}" if resources.gpu_type else str(resources.gpus)
         pattern = "%A_%a" if stage.tasks is not None else "%j"
         logs = place.directory / "logs" / stage.name
+        comment = f"openrs run={place.run} stage={stage.name} experiment={plan.experiment} spec={plan.hash}"
         options: list[tuple[str, str | None]] = [
             ("job-name", f"{place.run}-{stage.name}-{place.submission}"),
-            ("comment", f"openrs run={place.run} stage={stage.name} experiment={plan.experiment} spec={plan.hash}"),
+            ("comment", " ".join(filter(None, [comment, cluster.comment]))),
             ("partition", cluster.partition),
             ("account", cluster.account),
             ("qos", cluster.qos),

@@ -50,7 +50,7 @@ _OWN_OPTIONS = {
     "error": ("e", _LOGS),
     "open-mode": ("", _ALWAYS),
     "job-name": ("J", _ALWAYS),
-    "comment": ("", _ALWAYS),
+    "comment": ("", "use the field comment"),
     "test-only": ("", _NOTHING_SENT),
     "wait": ("W", "openrs does not wait; use `openrs submit --watch`"),
     "help": ("h", _NOTHING_SENT),
@@ -134,6 +134,8 @@ class Cluster(Strict):
     """Slurm: `--constraint`."""
     exclude: Word | None = None
     """Slurm: `--exclude`, nodes never to be used."""
+    comment: Word | None = None
+    """Slurm: added to `--comment` after the run's id and the spec's hash, e.g. a billing code."""
     mail_user: Word | None = None
     """Slurm: `--mail-user`."""
     mail_type: Word | None = None

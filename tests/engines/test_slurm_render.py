@@ -20,7 +20,18 @@ from openrs.plan import make_plan
 from openrs.spec.cluster import Cluster
 from openrs.spec.load import load_cluster, load_experiment
 
-FIELDS = ["partition", "account", "qos", "constraint", "exclude", "mail_user", "mail_type", "python", "shared_root"]
+FIELDS = [
+    "comment",
+    "partition",
+    "account",
+    "qos",
+    "constraint",
+    "exclude",
+    "mail_user",
+    "mail_type",
+    "python",
+    "shared_root",
+]
 NASTY = st.text(
     st.one_of(st.characters(), st.sampled_from("'\"\\`$#%{}();|&<>*?!~ \n\r\t\0\x1b\u2028-=")), min_size=1, max_size=30
 )
@@ -71,7 +82,9 @@ def test_any_string_is_refused_or_arrives_unchanged(field: str, value: str) -> N
     directives = [slurm_words(line.removeprefix("#SBATCH ")) for line in lines if line.startswith("#SBATCH")]
     assert all(len(words) == 1 for words in directives)
     options = dict(words[0].removeprefix("--").split("=", 1) for words in directives if "=" in words[0])
-    if field not in ("python", "shared_root"):
+    if field == "comment":
+        assert options["comment"].endswith(f" {value}")
+    elif field not in ("python", "shared_root"):
         assert options[field.replace("_", "-")] == value
     # Nothing but comments, the two exports and srun: a value never becomes a line of its own.
     commands = [line for line in lines if line and not line.startswith("#")]
