@@ -156,7 +156,7 @@ def overall(states: list[JobState]) -> JobState:
         return JobState.UNKNOWN
     for state in (JobState.RUNNING, JobState.PENDING):
         if state in states:
-            # Something waits, but nothing more can come where a stage before it has ended badly.
+            # A stage that waits between others makes no run that has not begun.
             return JobState.RUNNING if state == JobState.PENDING and JobState.SUCCEEDED in states else state
     # A stage that never started because of another's end is CANCELLED: the other's word counts.
     for state in (JobState.FAILED, JobState.INTERRUPTED, JobState.CANCELLED, JobState.UNKNOWN):

@@ -14,8 +14,8 @@ from openrs.errors import BadInput
 from openrs.spec.canonical import canonical
 from openrs.spec.experiment import Data, HubData, HubModel, JsonlData, Model
 from openrs.spec.explain import nearest
+from openrs.spec.load import PACKAGE
 
-PACKAGE = Path(__file__).resolve().parent.parent
 INSIDE_PACKAGE = "openrs:"
 
 

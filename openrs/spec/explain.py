@@ -44,14 +44,14 @@ def explain(model: type[BaseModel], error: ValidationError) -> str:
         message = first["msg"].removeprefix("Value error, ")
         message = message[:1].lower() + message[1:]
         text = f"{place}: {message}" + (
-            "" if kind == "value_error" and not place_is_scalar(value) else f", not {_short(value)}"
+            "" if kind == "value_error" and not _is_plain(value) else f", not {_short(value)}"
         )
         text = text.removeprefix(": ")
     more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
     return " ".join((text + more).split())
 
 
-def place_is_scalar(value: Any) -> bool:
+def _is_plain(value: Any) -> bool:
     """Whether showing the value helps: whole mappings and models do not fit into a line."""
     return isinstance(value, (str, int, float, bool)) or value is None
 

@@ -6,10 +6,10 @@ import os
 import secrets
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-from openrs.worker.ranks import wait_briefly
-from openrs.worker.stop import StopRequest, child_setup
+from openrs.worker.stop import TURN_SECONDS, StopRequest, child_setup
 
 
 def run_supervisor(stage_path: Path, task: int | None, stop: StopRequest, handle: str) -> int:
@@ -37,7 +37,7 @@ def run_supervisor(stage_path: Path, task: int | None, stop: StopRequest, handle
                     stop_file.touch()
                 except OSError:  # a full disk must not cost the save
                     child.terminate()
-            wait_briefly()
+            time.sleep(TURN_SECONDS)
     finally:
         if child.poll() is None:
             child.kill()

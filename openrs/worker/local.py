@@ -15,8 +15,7 @@ from openrs.runs.lease import start_ticks
 from openrs.stage import CellsFile, StageFile, read
 from openrs.worker.exits import DONE, INTERRUPTED
 from openrs.worker.host import run_supervisor
-from openrs.worker.ranks import wait_briefly
-from openrs.worker.stop import StopRequest
+from openrs.worker.stop import TURN_SECONDS, StopRequest
 
 PATIENCE_SECONDS = 60
 """A stage before this one that has not even started by then never will."""
@@ -74,7 +73,7 @@ def _wait(before: list[Path], stop: StopRequest) -> bool:
     while any(place.is_dir() and not (place / "exit.json").exists() and _runs(place, began) for place in before):
         if stop:
             return False
-        wait_briefly()
+        time.sleep(TURN_SECONDS)
     if not all(place.is_dir() for place in before):
         sys.exit("openrs: the run directory was removed")
     return not stop

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -231,8 +230,3 @@ def _server_command(stage: StageFile, address: str) -> list[str]:
         str(experiment.generation.max_model_len),
     ]
     return command + (["--revision", revision] if revision else [])
-
-
-def wait_briefly(seconds: float = 0.1) -> None:
-    """One turn of a main loop; a signal's handler runs at once and the next turn sees what it noted."""
-    time.sleep(seconds)

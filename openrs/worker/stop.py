@@ -11,6 +11,9 @@ from pathlib import Path
 STOP_SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 """USR2 is what sbatch's --signal sends; TERM is what preemption, scancel and Kubernetes send."""
 
+TURN_SECONDS = 0.1
+"""Pause of a main loop; a signal's handler runs at once, and the next turn sees what it noted."""
+
 _PR_SET_PDEATHSIG = 1
 
 

@@ -25,8 +25,8 @@ from openrs.runs.lease import Lease, LeaseLost
 from openrs.spec.load import PACKAGE
 from openrs.stage import CellsFile, StageFile, read
 from openrs.worker.exits import CONFIGURATION, DONE, FAILED, INTERRUPTED
-from openrs.worker.ranks import Ranks, check_packages, wait_briefly
-from openrs.worker.stop import StopRequest
+from openrs.worker.ranks import Ranks, check_packages
+from openrs.worker.stop import TURN_SECONDS, StopRequest
 
 NODE_FAULT = "node fault"
 
@@ -164,7 +164,7 @@ class Supervisor:
                     INTERRUPTED,
                     f"killed: it had not stopped {stage.grace_seconds} s after {self._stop.reason}; the newest checkpoint stands",
                 )
-            wait_briefly()
+            time.sleep(TURN_SECONDS)
 
     def _stop_reason(self, leaving: bool) -> bool:
         """Whether to stop, for whatever reason there is; a rank that left takes the others with it."""

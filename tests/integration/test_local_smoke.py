@@ -129,7 +129,8 @@ def test_everything_killed_at_once_and_resumed(user: User, undisturbed: str) -> 
     check_continued(user, "killed", undisturbed)
 
 
-def test_every_attempt_runs_the_snapshot(user: User, undisturbed: str) -> None:
+@pytest.mark.usefixtures("undisturbed")
+def test_every_attempt_runs_the_snapshot(user: User) -> None:
     code = user.home / "runs" / "undisturbed" / "submission" / "1"
     source = json.loads((code / "source.json").read_text())
     lock = json.loads((user.home / "runs" / "undisturbed" / "lock.json").read_text())
@@ -140,4 +141,3 @@ def test_every_attempt_runs_the_snapshot(user: User, undisturbed: str) -> None:
     assert packages == {str(code / "code" / "openrs")}, "not what stands in the checkout, which may be edited"
     assert source["code"] == lock["code"]
     assert lock["distributions"]["torch"].startswith("2.5.1")
-    assert undisturbed == user.weights("undisturbed")

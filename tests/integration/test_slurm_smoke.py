@@ -164,11 +164,11 @@ def check_interrupted(user: User, run: str, first: tuple[str, ...]) -> None:
     assert min(by_attempt[max(by_attempt)]) > 1, "the next attempt began where the last one was, not at the start"
 
 
-def test_undisturbed_learns(user: User, undisturbed: str) -> None:
+@pytest.mark.usefixtures("undisturbed")
+def test_undisturbed_learns(user: User) -> None:
     cells = [json.loads(path.read_text()) for path in (user.home / "runs" / "undisturbed" / "eval").rglob("*.json")]
     scores = {cell["step"]: cell["score"] for cell in cells}
     assert scores[None] < 0.5 < 0.7 < scores[STEPS]
-    assert undisturbed == user.weights("undisturbed")
 
 
 @pytest.mark.parametrize(
