@@ -1,36 +1,48 @@
 r"""Format: 1 if the completion closes its reasoning once and then gives its answer in the form asked for, else 0.
 
 Range {0, 1}. The form: an optional `<think>` at the start (R1's template puts it into the prompt), reasoning, exactly
-one `</think>`, and then nothing but white space and
+one `</think>`, and then, white space aside,
 - `answer-tag`: one `<answer>…</answer>` that is not empty, as the prompt of Open-RS asks (arXiv 2503.16219);
-- `boxed`: one `\boxed{…}` that is not empty, its braces balanced.
+- `boxed`: one `\boxed{…}` that is not empty, its braces balanced;
+- `any`: anything but white space, for prompts that ask for the reasoning's tags alone.
 
 The reasoning itself may be empty: whether it is worth its tokens is for the accuracy to say.
 
-The repository of Open-RS gives 1 for exactly one `\n</think>\n` and looks at nothing else.
+As shipped by Open-RS (github.com/knoveleng/open-rs at 2889c47): 1 for exactly one `\n</think>\n`; nothing else is
+looked at.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
-from openrs.rewards.base import Completion, CountTokens, RewardFunction, text_of
-from openrs.rewards.verify import last_box
-from openrs.spec.experiment import FormatReward
-
-_TAGGED = re.compile(r"<answer>(.*)</answer>", re.DOTALL)
+from openrs.rewards.base import Completion, CountTokens, RewardFunction, RewardSpec, text_of
+from openrs.rewards.verifier.answers import boxes
 
 
-def make(spec: FormatReward, count_tokens: CountTokens | None = None) -> RewardFunction:
-    """The format reward for the form `spec.answer`."""
-    is_answer = {"answer-tag": _is_tagged, "boxed": _is_boxed}[spec.answer]
+class FormatReward(RewardSpec):
+    """1 if the completion closes its reasoning once and then gives its answer in the form asked for, else 0."""
 
-    def format(completions: Sequence[Completion], **columns: Any) -> list[float | None]:
-        return [float(_is_closed_once(text) and is_answer(_after(text))) for text in map(text_of, completions)]
+    type: Literal["format"]
+    answer: Literal["answer-tag", "boxed", "any"] = "answer-tag"
+    """What must follow the reasoning: `<answer>…</answer>`, or one `\\boxed{…}` and nothing else, or anything. As shipped,
+    this is not looked at."""
 
-    return format
+    def function(self, count_tokens: CountTokens | None = None) -> RewardFunction:
+        """See the module."""
+        forms: dict[str, Callable[[str], bool]] = {"answer-tag": _is_tagged, "boxed": _is_boxed, "any": bool}
+        is_answer = forms[self.answer]
+
+        def has_form(text: str) -> bool:
+            if self.form == "as-shipped":
+                return text.count("\n</think>\n") == 1
+            return _is_closed_once(text) and is_answer(_after(text))
+
+        def format(completions: Sequence[Completion], **columns: Any) -> list[float | None]:
+            return [float(has_form(text_of(completion))) for completion in completions]
+
+        return format
 
 
 def _is_closed_once(text: str) -> bool:
@@ -43,11 +55,13 @@ def _after(text: str) -> str:
 
 
 def _is_tagged(answer: str) -> bool:
-    match = _TAGGED.fullmatch(answer)
-    return match is not None and bool(match[1].strip()) and "<answer>" not in match[1] and "</answer>" not in match[1]
+    if not (answer.startswith("<answer>") and answer.endswith("</answer>")):
+        return False
+    inner = answer[len("<answer>") : -len("</answer>")]
+    return bool(inner.strip()) and "<answer>" not in inner and "</answer>" not in inner
 
 
 def _is_boxed(answer: str) -> bool:
-    if answer.count("\\boxed") != 1 or last_box(answer) != answer:
+    if answer.count("\\boxed") != 1 or boxes(answer) != [(0, len(answer))]:
         return False
     return bool(answer.partition("{")[2][:-1].strip())

@@ -1,110 +1,100 @@
-"""Whether a completion's answer equals the gold one, by math-verify 0.5.2. The only file that calls it.
+"""Whether completions' answers equal the gold ones: what the rewards and the evaluation ask of the verifier.
 
-math-verify bounds its own work by SIGALRM (3 s for a parse, 3 s for a comparison), so it must be called in the main
-thread: in any other one, every comparison is silently False.
+Whole numbers, most answers there are, are compared here, and answers that are the gold one to the letter; all else goes
+to this process's pool of workers. May be called from any thread.
 """
 
 from __future__ import annotations
 
-import re
-from functools import cache, lru_cache
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
-_BOX = re.compile(r"\\boxed\s*\{")
-_ANSWER_TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
-_MATH = re.compile(r"\$|\\\(|\\\[")
-_ONE_LINE = 200
-"""An untagged text of one line and at most so many characters is taken for an answer, a longer one for reasoning."""
+from pydantic import model_validator
+
+from openrs.rewards.base import Completion, RewardSpec, golds_of, text_of
+from openrs.rewards.verifier import answers, pool
+from openrs.rewards.verifier.grade import Rule
+from openrs.rewards.verifier.pool import Pair, Verdict
+
+_tally: Counter[str] = Counter()
+
+
+class JudgedSpec(RewardSpec):
+    """A reward that depends on whether the answer is right."""
+
+    strict: bool = False
+    """Compare by the stricter rule, which closes what math-verify is known to get wrong."""
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        if self.strict and self.form == "as-shipped":
+            raise ValueError("strict: no stricter rule was shipped; use form corrected with it")
+        return self
+
+    def verdicts(
+        self, completions: Sequence[Completion], columns: dict[str, Any], shipped: Rule = "as-shipped-scaled"
+    ) -> list[bool | None]:
+        """Whether each completion is right; None where the gold answer cannot be read."""
+        if self.form == "as-shipped":
+            golds, rule = golds_of(columns, len(completions), ("solution", "answer")), shipped
+        else:
+            golds, rule = golds_of(columns, len(completions)), "strict" if self.strict else "math-verify"
+        return [verdict.correct for verdict in judge(golds, list(map(text_of, completions)), rule)]
 
 
 def is_correct(gold: str, completion: str) -> bool | None:
     """Whether `completion` ends in an answer equal to `gold`; None where `gold` cannot be parsed."""
-    from math_verify import verify
-
-    parsed = parse_gold(gold)
-    if not parsed:
-        return None
-    answer = _parse_answer(completion)
-    # The order matters: of an equation in the target, its right side alone is enough (`x = 5` for the gold `5`); with
-    # the two exchanged, `1` would pass for the gold `2x + z = 1`.
-    return bool(answer) and bool(verify(list(parsed), answer))
+    return judge([gold], [completion])[0].correct
 
 
-@lru_cache(maxsize=65536)
-def parse_gold(gold: str) -> tuple[Any, ...]:
-    """What math-verify reads in a gold answer or in a solution that ends in one; empty where it reads nothing."""
-    from math_verify import parse
+def judge(
+    golds: Sequence[str],
+    completions: Sequence[str],
+    rule: Rule = "math-verify",
+    run: Callable[[Sequence[Pair]], list[Verdict]] | None = None,
+) -> list[Verdict]:
+    """The verdict of each completion. `run` judges pairs in another way than by this process's pool."""
+    verdicts: dict[int, Verdict] = {}
+    pairs: dict[Pair, list[int]] = {}
+    for index, (gold, completion) in enumerate(zip(golds, completions, strict=True)):
+        found = _pair(gold, completion, rule)
+        if isinstance(found, Verdict):
+            verdicts[index] = found
+        else:
+            pairs.setdefault(found, []).append(index)
+    asked = (run or pool.shared().judge)(list(pairs)) if pairs else []
+    for indices, verdict in zip(pairs.values(), asked, strict=True):
+        verdicts |= dict.fromkeys(indices, verdict)
+    _tally["judged"] += len(verdicts)
+    _tally["unscorable"] += sum(verdict.correct is None for verdict in verdicts.values())
+    _tally["over_limit"] += sum(verdict.limit is not None for verdict in verdicts.values())
+    return [verdicts[index] for index in range(len(verdicts))]
 
-    box = last_box(gold)
-    if box is not None:
-        return tuple(parse(box))
-    if not _MATH.search(gold):
-        # Bare LaTeX is read only between dollar signs.
-        return tuple(parse(f"${gold}$") or parse(gold))
-    return tuple(parse(gold))
 
+def take_tally() -> dict[str, float]:
+    """Of the completions judged since the last call, the shares that could not be judged, by reason; empty for none.
 
-def answer_text(completion: str) -> tuple[str, bool]:
-    r"""The part of a completion in which its answer must stand, and whether all of it is answer.
-
-    What comes after the last `</think>` is answer; a `<think>` that is never closed leaves none. Of that, the last
-    `\boxed{}` counts, else the last `<answer>`. A text without any of these is all answer only if it is one short
-    line: else it may be reasoning that was cut, whose last number is no answer.
+    `unscorable`: the gold answer cannot be read. `over_limit`: given up for time or memory.
     """
-    _, closed, rest = completion.rpartition("</think>")
-    if not closed and "<think>" in completion:
-        return "", False
-    box = last_box(rest)
-    if box is not None:
-        return box, True
-    tags = _ANSWER_TAG.findall(rest)
-    if tags:
-        return tags[-1], True
-    text = rest.strip()
-    return text, bool(closed) or ("\n" not in text and len(text) <= _ONE_LINE)
+    judged = _tally["judged"]
+    shares = {name: _tally[name] / judged for name in ("unscorable", "over_limit")} if judged else {}
+    _tally.clear()
+    return shares
 
 
-def last_box(text: str) -> str | None:
-    r"""The last whole `\boxed{…}` of a text with its braces balanced, or None."""
-    for match in reversed(list(_BOX.finditer(text))):
-        end = _closing_brace(text, match.end())
-        if end is not None:
-            return text[match.start() : end]
-    return None
-
-
-def _closing_brace(text: str, start: int) -> int | None:
-    """Index after the brace that closes the one before `start`; escaped braces do not count."""
-    depth, index = 1, start
-    while index < len(text):
-        if text[index] == "\\":
-            index += 2
-            continue
-        depth += {"{": 1, "}": -1}.get(text[index], 0)
-        index += 1
-        if depth == 0:
-            return index
-    return None
-
-
-def _parse_answer(completion: str) -> list[Any]:
-    from math_verify import parse
-
-    text, all_answer = answer_text(completion)
-    if not text:
-        return []
-    if all_answer:
-        bare = not _BOX.match(text) and not _MATH.search(text) and "\\" in text
-        return list(parse(f"${text}$" if bare else text))
-    return list(parse(text, _anchored()))
-
-
-@cache
-def _anchored() -> tuple[Any, ...]:
-    """Reads only what is announced as the answer (`The answer is …`), not the last number of a text."""
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig
-
-    return (
-        LatexExtractionConfig(try_extract_without_anchor=False),
-        ExprExtractionConfig(try_extract_without_anchor=False),
-    )
+def _pair(gold: str, completion: str, rule: Rule) -> Pair | Verdict:
+    """What the pool has to compare, or the verdict where there is nothing to compare."""
+    if rule not in ("math-verify", "strict"):
+        return Pair(rule, gold, completion)  # its code looks at all of it
+    wanted, answer = answers.gold(gold), answers.locate(completion, anywhere=rule == "strict")
+    if not wanted:
+        return Verdict(None)
+    number = answers.integer(wanted)
+    if number is not None:
+        given = answers.integer(answer.text)
+        if given is not None or not answer.text:
+            return Verdict(number == given)
+    if answers.same(wanted, answer.text):
+        return Verdict(True)
+    return Pair(rule, wanted, answer.text, answer.announced_only)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from openrs.rewards import Reward
 from openrs.spec.base import EnvironmentName, Line, Name, Number, PathLine, Secret, Strict, Text
 
 Positive = Annotated[int, Field(ge=1, le=10**9)]
@@ -93,55 +94,6 @@ class SumsData(Strict):
 
 
 Data = Annotated[HubData | JsonlData | SumsData, Field(discriminator="type")]
-
-
-class AccuracyReward(Strict):
-    """1 if math-verify finds the completion's answer equal to the gold answer, else 0."""
-
-    type: Literal["accuracy"]
-    weight: Number = 1.0
-    """Factor in the sum of rewards."""
-
-
-class FormatReward(Strict):
-    """1 if the completion closes its reasoning once and then gives its answer in the form asked for, else 0."""
-
-    type: Literal["format"]
-    weight: Number = 1.0
-    """Factor in the sum of rewards."""
-    answer: Literal["answer-tag", "boxed"] = "answer-tag"
-    """What must follow the reasoning: `<answer>…</answer>`, or one `\\boxed{…}` and nothing else."""
-
-
-class CosineReward(Strict):
-    """Accuracy scaled by length along a half cosine (arXiv 2502.03373): short right answers gain most."""
-
-    type: Literal["cosine"]
-    weight: Number = 1.0
-    """Factor in the sum of rewards."""
-    max_len: Positive
-    """Length in tokens at which the scale ends; longer completions get the end value."""
-    min_value_wrong: Number = -0.5
-    """Reward of a wrong answer of length 0."""
-    max_value_wrong: Number = 0.0
-    """Reward of a wrong answer of length `max_len`."""
-    min_value_correct: Number = 0.5
-    """Reward of a right answer of length `max_len`."""
-    max_value_correct: Number = 1.0
-    """Reward of a right answer of length 0."""
-
-
-class RandomReward(Strict):
-    """0 or 1 by a coin seeded with prompt and completion: a control that nothing can be learned from."""
-
-    type: Literal["random"]
-    weight: Number = 1.0
-    """Factor in the sum of rewards."""
-    seed: Seed = 0
-    """Seed of the coin."""
-
-
-Reward = Annotated[AccuracyReward | FormatReward | CosineReward | RandomReward, Field(discriminator="type")]
 
 
 class Prompt(Strict):
@@ -357,8 +309,8 @@ class Experiment(Strict):
                 f"generation.type vllm-server needs a GPU of its own beside the training ranks, but resources.gpus = "
                 f"{self.resources.gpus}; ask for 2 or more, or use generation.type = transformers"
             )
-        if sum(abs(reward.weight) for reward in self.rewards) == 0:
-            raise ValueError("rewards: all weights are 0, so nothing could be learned")
+        if abs(sum(reward.weight for reward in self.rewards)) < 1e-9:
+            raise ValueError("rewards: the weights sum to 0, so nothing could be learned")
         rank_batch = self.trainer_ranks * self.training.micro_batch
         if self._completions % rank_batch:
             raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,19 +45,25 @@ def step_record(logs: dict[str, Any], **facts: Any) -> dict[str, Any]:
         "completion_tokens": finite(logs.get("completion_length")),
         "truncated": finite(logs.get("truncated")),
     }
-    if "kl" in logs:
-        record["kl"] = finite(logs["kl"])
+    # The last two: shares of the completions that the verifier could not judge (see `openrs.rewards.verify.take_tally`).
+    for name in ("kl", "unscorable", "over_limit"):
+        if name in logs:
+            record[name] = finite(logs[name])
     if "accuracy" in rewards:
         record["accuracy"] = rewards["accuracy"]
     return record
 
 
-def write_step(run: RunDirectory, record: dict[str, Any], completions: list[dict[str, Any]]) -> None:
-    """Stores a finished step, and says so on standard output."""
+def write_step(
+    run: RunDirectory, record: dict[str, Any], completions: list[dict[str, Any]], check: Callable[[], None]
+) -> None:
+    """Stores a finished step, and says so on standard output. `check` raises where another attempt may be writing."""
+    check()
     if completions:
         directory = run.path / "completions"
         directory.mkdir(exist_ok=True)
         lines = [json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in completions]
-        write_atomic(directory / f"step-{record['step']:06d}.jsonl", "".join(lines))
+        write_atomic(directory / f"step-{record['step']:06d}.jsonl", "".join(lines), before_rename=check)
+        check()  # a write may take long, and a machine may be frozen in it
     append_line(run.metrics, record)
     print(json.dumps(record, ensure_ascii=False), flush=True)

@@ -19,6 +19,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 
 from openrs import rewards
 from openrs.data.load import model_path
+from openrs.rewards import verify
 from openrs.runs.directory import RunDirectory
 from openrs.runs.lease import LeaseLost
 from openrs.spec.experiment import Experiment
@@ -192,6 +193,9 @@ class Trainer(GRPOTrainer):
         set_seed(derived_seed(self.args.seed, self.state.global_step, micro_batch, self._rank.rank))
         self._scores = {}
         result = super()._generate_and_score_completions(inputs)
+        for name, share in verify.take_tally().items():
+            shares = self.accelerator.gather(torch.tensor(share, device=self.accelerator.device))
+            self._metrics["train"][name].append(shares.mean().item())
         self._keep_completions(inputs)
         return result
 
@@ -290,8 +294,7 @@ class Trainer(GRPOTrainer):
             loss=observe.finite(loss),
         )
         if self._rank.rank == 0:
-            self._rank.check_lease()
-            observe.write_step(self._run, record, self._completions)
+            observe.write_step(self._run, record, self._completions, self._rank.check_lease)
         self._completions = []
         self._recorded = step
 
@@ -344,6 +347,7 @@ class Trainer(GRPOTrainer):
                     world=self._rank.world,
                     before_rename=self._rank.check_lease,
                 )
+                self._rank.check_lease()
                 checkpoint.prune(
                     self._run.checkpoints, step, self._experiment.checkpoint.keep, self._experiment.evaluation.at_steps
                 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from typing import Any
 
 import pytest
@@ -14,8 +16,8 @@ from hypothesis import strategies as st
 from openrs import rewards
 from openrs.errors import BadInput
 from openrs.rewards import verify
-from openrs.rewards.cosine import scaled
-from openrs.spec.experiment import CosineReward
+from openrs.rewards.cosine import CosineReward, scaled
+from openrs.rewards.verifier import answers
 
 SPACE = st.text(alphabet=" \n\t", max_size=5)
 PROSE = st.text(alphabet=st.characters(codec="utf-8", exclude_characters="<>\\{}$"), max_size=60)
@@ -52,6 +54,17 @@ def chat(text: str) -> list[dict[str, str]]:
         ("2x+z=1", "\\boxed{1}", 0.0),  # passes with the arguments exchanged, as the repository of Open-RS has them
         ("\\text{east}", "\\boxed{\\text{east}}", 1.0),
         ("{1,2}", "\\boxed{\\{1,2\\}}", 1.0),
+        # Neither can be parsed; both hold a -1.
+        (
+            "\\begin{pmatrix} 1 & \\phantom -1 \\end{pmatrix}",
+            "\\boxed{\\begin{pmatrix} 3 & \\phantom -1 \\end{pmatrix}}",
+            0.0,
+        ),
+        (
+            "\\begin{pmatrix} 1 & \\phantom -1 \\end{pmatrix}",
+            "\\boxed{\\begin{pmatrix} 1 & \\phantom -1 \\end{pmatrix}}",
+            1.0,
+        ),
         ("", "\\boxed{1}", None),
         ("$$", "\\boxed{1}", None),
     ],
@@ -73,19 +86,32 @@ def test_accuracy_needs_gold_answers() -> None:
         rewards.get("accuracy")(["1"], problem=["?"])
     with pytest.raises(BadInput, match="2 completions but 1 gold"):
         rewards.get("accuracy")(["1", "2"], answer=["1"])
+    with pytest.raises(BadInput, match="2 completions but one text"):
+        rewards.get("accuracy")(["1", "2"], answer="10")
+
+
+def test_gold_answers_that_are_no_text() -> None:
+    assert rewards.get("accuracy")(["\\boxed{27}", "1", "1"], answer=[27.0, 1, None]) == [1.0, 1.0, None]
+
+
+def test_the_unreadable_is_counted() -> None:
+    verify.take_tally()
+    rewards.get("accuracy")(["\\boxed{1}"] * 4, answer=["1", "", "$$", "2"])
+    assert verify.take_tally() == {"unscorable": 0.5, "over_limit": 0.0}
+    assert verify.take_tally() == {}
 
 
 @given(st.text(alphabet="\\boxed{} ab", max_size=60))
 def test_the_last_box_is_balanced(text: str) -> None:
-    box = verify.last_box(text)
+    box = answers.last_box(text)
     assert box is None or (box in text and box.startswith("\\boxed") and box.count("{") >= 1 and box.endswith("}"))
 
 
 def test_last_box() -> None:
-    assert verify.last_box("a \\boxed{1} b \\boxed {\\frac{1}{2}} c") == "\\boxed {\\frac{1}{2}}"
-    assert verify.last_box("\\boxed{\\{1\\}}") == "\\boxed{\\{1\\}}"
-    assert verify.last_box("\\boxed{1} \\boxed{2") == "\\boxed{1}"
-    assert verify.last_box("\\boxed 1") is None
+    assert answers.last_box("a \\boxed{1} b \\boxed {\\frac{1}{2}} c") == "\\boxed {\\frac{1}{2}}"
+    assert answers.last_box("\\boxed{\\{1\\}}") == "\\boxed{\\{1\\}}"
+    assert answers.last_box("\\boxed{1} \\boxed{2") == "\\boxed{1}"
+    assert answers.last_box("\\boxed 1") is None
 
 
 # Format.
@@ -166,10 +192,143 @@ def test_cosine_at_its_ends() -> None:
 
 
 def test_cosine_needs_lengths_in_tokens() -> None:
-    with pytest.raises(ValueError, match="length in tokens"):
+    with pytest.raises(BadInput, match="length in tokens"):
         rewards.get("cosine", max_len=10)(["\\boxed{1}"], answer=["1"])
+    with pytest.raises(BadInput, match="1 completions but 2 rows"):
+        rewards.get("cosine")(["\\boxed{1}"], answer=["1"], completion_ids=[[1], [2]])
     counted = rewards.get("cosine", max_len=9, count_tokens=len)(["\\boxed{1}"], answer=["1"])
     assert counted == pytest.approx([0.5])
+
+
+BOUND = st.floats(-3, 3)
+
+
+@given(BOUND, BOUND, BOUND, BOUND, st.integers(1, 500), st.integers(0, 1000), st.integers(0, 1000))
+def test_cosine_with_any_bounds(a: float, b: float, c: float, d: float, max_len: int, length: int, other: int) -> None:
+    """The smaller of two bounds is the minimum, whichever way round they are written (Open-RS has them reversed)."""
+    reward = rewards.get(
+        "cosine",
+        min_value_wrong=a,
+        max_value_wrong=b,
+        min_value_correct=c,
+        max_value_correct=d,
+        max_len=max_len,
+    )
+    short, long = sorted((length, other))
+    ids = [[0] * short, [0] * long]
+    wrong = [value or 0.0 for value in reward(["\\boxed{2}"] * 2, answer=["1"] * 2, completion_ids=ids)]
+    right = [value or 0.0 for value in reward(["\\boxed{1}"] * 2, answer=["1"] * 2, completion_ids=ids)]
+    slack = 1e-9
+    assert min(a, b) - slack <= wrong[0] <= wrong[1] + slack <= max(a, b) + 2 * slack
+    assert max(c, d) + slack >= right[0] >= right[1] - slack >= min(c, d) - 2 * slack
+
+
+@given(SPACE, SPACE, PROSE)
+def test_white_space_around_an_answer_changes_nothing(before: str, after: str, prose: str) -> None:
+    plain = f"<think>{prose}</think> <answer>\\boxed{{7}}</answer>"
+    spaced = f"{before}<think>{prose}</think> {before}<answer>{after}\\boxed{{7}}{before}</answer>{after}"
+    for name in ("accuracy", "format", "tag_count"):
+        assert rewards.get(name)([plain, spaced], answer=["7"] * 2) == [1.0, 1.0]
+
+
+# Length.
+
+
+def lengths(*values: int) -> dict[str, Any]:
+    return {"completion_ids": [[0] * value for value in values]}
+
+
+def test_length_compares_within_the_group() -> None:
+    reward = rewards.get("length")
+    texts, golds = ["\\boxed{1}", "\\boxed{1}", "\\boxed{2}", "\\boxed{2}"], ["1"] * 4
+    assert reward(texts, answer=golds, **lengths(10, 20, 10, 20)) == [0.5, -0.5, 0.0, -0.5]
+    assert reward(texts, answer=golds, **lengths(10, 15, 20, 12)) == [0.5, 0.0, -0.5, 0.0]
+    # Two problems: the long group does not make the short one look good. As shipped, it does.
+    prompts = ["a", "a", "b", "b"]
+    assert reward(texts[:1] * 4, answer=golds, prompts=prompts, **lengths(10, 20, 100, 200)) == [0.5, -0.5, 0.5, -0.5]
+    chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    assert reward(texts[:1] * 4, answer=golds, prompts=chats, **lengths(10, 20, 200, 100)) == [0.5, -0.5, -0.5, 0.5]
+    assert reward(texts, answer=golds, **lengths(7, 7, 7, 7)) == [0.0] * 4
+    assert reward(["\\boxed{1}", "\\boxed{1}" + "x" * 9], answer=["1"] * 2) == [0.5, -0.5]  # characters will do
+    assert reward(["\\boxed{1}"] * 2, answer=["$$"] * 2, **lengths(1, 2)) == [None, None]
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.booleans()), min_size=1, max_size=8))
+def test_length_is_bounded_and_falls_with_length(group: list[tuple[int, bool]]) -> None:
+    texts = ["\\boxed{1}" if right else "\\boxed{2}" for _, right in group]
+    found = rewards.get("length")(texts, answer=["1"] * len(group), **lengths(*(length for length, _ in group)))
+    scored = [(length, right, value or 0.0) for (length, right), value in zip(group, found, strict=True)]
+    assert all(-0.5 <= value <= (0.5 if right else 0.0) for _, right, value in scored)
+    for right in (True, False):
+        values = [value for _, same, value in sorted(scored, key=lambda item: item[0]) if same == right]
+        assert values == sorted(values, reverse=True)
+
+
+# Tags, steps, repetition.
+
+
+@given(st.text(alphabet="<think></think><answer></answer> \n", max_size=120))
+def test_tag_count_is_in_quarters(text: str) -> None:
+    assert rewards.get("tag_count")([text])[0] in (0.0, 0.25, 0.5, 0.75, 1.0)
+    assert rewards.get("tag_count", form="as-shipped")([text])[0] in (0.0, 0.5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "corrected", "shipped"),
+    [
+        ("<think>\nx\n</think>\n<answer>\n1\n</answer>", 1.0, 1.0),
+        ("x\n</think>\n<answer>1</answer>", 0.75, 0.5),
+        ("<think>x</think><answer>1</answer>", 1.0, 0.0),
+        ("<think></think></think><answer>1</answer>", 0.75, 0.0),
+        ("", 0.0, 0.0),
+    ],
+)
+def test_tag_count(text: str, corrected: float, shipped: float) -> None:
+    assert rewards.get("tag_count")([text]) == [corrected]
+    assert rewards.get("tag_count", form="as-shipped")([text]) == [shipped]
+
+
+@pytest.mark.parametrize(
+    ("text", "corrected", "shipped"),
+    [
+        ("Step 1: a\nStep 2: b\nStep 3: c\nStep 4: d", 3, 3),
+        ("First, a. Finally, b.", 2, 2),
+        ("1. a\n2. b\n3. c", 3, 1),
+        ("- a\n- b", 2, 1),
+        ("So\n-5 and\n**bold**", 0, 2),
+        ("3.5 apples", 0, 1),
+        ("  1. a\n\t* b", 2, 0),
+        ("", 0, 0),
+    ],
+)
+def test_reasoning_steps(text: str, corrected: int, shipped: int) -> None:
+    assert rewards.get("reasoning_steps")([text]) == [corrected / 3]
+    assert rewards.get("reasoning_steps", form="as-shipped")([text]) == [shipped / 3]
+
+
+@pytest.mark.parametrize(
+    ("text", "n", "expected"),
+    [
+        ("this this this this this", 2, -0.75),
+        ("this is a this is a test", 2, -1 / 3),
+        ("A b C a B c", 3, -0.25),
+        ("one two", 3, 0.0),
+        ("", 1, 0.0),
+        ("a a", 1, -0.5),
+    ],
+)
+def test_repetition_penalty(text: str, n: int, expected: float) -> None:
+    assert rewards.get("repetition_penalty", ngram_size=n)([text]) == pytest.approx([expected])
+    assert rewards.get("repetition_penalty", ngram_size=n, form="as-shipped")([chat(text)]) == pytest.approx([expected])
+
+
+@given(st.text(alphabet="ab \n", max_size=60), st.integers(1, 5), st.floats(-2, 0))
+def test_repetition_penalty_is_bounded_and_grows_with_repetition(text: str, n: int, worst: float) -> None:
+    reward = rewards.get("repetition_penalty", ngram_size=n, max_penalty=worst)
+    once, often = (value or 0.0 for value in reward([text, f"{text} " * 50]))
+    assert worst <= once <= 0.0 and worst <= often <= 0.0
+    if len(text.split()) >= n:
+        assert often <= 0.9 * worst
 
 
 # Random, and the registry.
@@ -196,9 +355,22 @@ def test_random_has_no_taste_for_a_completion() -> None:
 
 
 def test_names() -> None:
-    parameters: dict[str, dict[str, Any]] = {"cosine": {"max_len": 1}}
-    assert rewards.names() == ["accuracy", "cosine", "format", "random"]
-    assert [rewards.get(name, **parameters.get(name, {})).__name__ for name in rewards.names()] == rewards.names()
+    assert rewards.names() == [
+        *("accuracy", "cosine", "format", "length", "random", "reasoning_steps", "repetition_penalty", "tag_count")
+    ]
+    for form in ("corrected", "as-shipped"):
+        assert [rewards.get(name, form=form).__name__ for name in rewards.names()] == rewards.names()
+        for name in rewards.names():
+            columns = {"answer": ["1"] * 3, "completion_ids": [[1]] * 3, "prompts": ["?"] * 3, "level": [1] * 3}
+            assert len(rewards.get(name, form=form)(["", "\\boxed{1}", chat("x")], **columns)) == 3
+            assert rewards.get(name, form=form)([], answer=[], prompts=[], completion_ids=[]) == []
+
+
+def test_every_reward_says_formula_range_and_source() -> None:
+    for name, model in rewards.specs().items():
+        text = inspect.getdoc(sys.modules[model.__module__]) or ""
+        assert "Range" in text, name
+        assert any(source in text for source in ("arXiv", "github.com")), name
 
 
 @pytest.mark.parametrize(
@@ -207,10 +379,17 @@ def test_names() -> None:
         ("acuracy", {}, "unknown reward 'acuracy'; did you mean 'accuracy'?; known are"),
         ("format", {"anwser": "boxed"}, "unknown parameter 'anwser'; did you mean 'answer'?"),
         ("format", {"answer": "box"}, "answer"),
-        ("format", {"weight": 2.0}, "unknown parameter 'weight'; it takes answer"),
-        ("accuracy", {"strict": True}, "unknown parameter 'strict'; it takes none"),
-        ("cosine", {}, "max_len: missing"),
+        ("format", {"weight": 2.0}, "unknown parameter 'weight'; it takes answer, form"),
+        ("accuracy", {"strikt": True}, "unknown parameter 'strikt'; did you mean 'strict'?"),
+        ("accuracy", {"strict": True, "form": "as-shipped"}, "no stricter rule was shipped"),
+        ("accuracy", {"form": "shipped"}, "'corrected' or 'as-shipped', not 'shipped'"),
         ("cosine", {"max_len": 0}, "max_len"),
+        ("cosine", {"cosine_max_len": 10}, "did you mean 'max_len'"),
+        ("cosine", {"min_value_wrong": float("nan")}, "min_value_wrong"),
+        ("repetition_penalty", {"max_penalty": 0.5}, "max_penalty: input should be less than or equal to 0, not 0.5"),
+        ("repetition_penalty", {"ngram_size": 0}, "ngram_size"),
+        ("repetition_penalty", {"n_gram_size": 3}, "did you mean 'ngram_size'"),
+        ("repetition_penality", {}, "did you mean 'repetition_penalty'"),
     ],
 )
 def test_bad_names_and_parameters(name: str, params: dict[str, Any], words: str) -> None:

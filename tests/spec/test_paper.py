@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from openrs.spec.load import EXPERIMENTS as EXPERIMENT_FILES
 from openrs.spec.load import load_experiment
 
 SYSTEM = (
@@ -99,14 +100,22 @@ def sampling(max_new_tokens: int) -> dict[str, Any]:
 COSINE = {
     "type": "cosine",
     "weight": 2.0,
+    "form": "corrected",
+    "strict": False,
     "max_len": 3584,
     "min_value_wrong": -0.5,
     "max_value_wrong": 0.0,
     "min_value_correct": 0.5,
     "max_value_correct": 1.0,
 }
-ACCURACY = {"type": "accuracy", "weight": 1.0}
-FORMAT = {"type": "format", "weight": 1.0, "answer": "answer-tag"}
+ACCURACY = {"type": "accuracy", "weight": 1.0, "form": "corrected", "strict": False}
+FORMAT = {"type": "format", "weight": 1.0, "form": "corrected", "answer": "answer-tag"}
+
+# As shipped: the code's defaults, with the bounds of wrong answers the wrong way round.
+SHIPPED_COSINE = {**COSINE, "form": "as-shipped", "min_value_wrong": 0.0, "max_value_wrong": -0.5}
+SHIPPED_FORMAT = {**FORMAT, "form": "as-shipped"}
+SHIPPED_SYSTEM = f"{SYSTEM} Write in English and in no other language.".replace("{}", "{{}}")
+ANY_FORMAT = {**FORMAT, "answer": "any"}
 
 EXPERIMENTS = {
     "exp1": expected(
@@ -134,6 +143,39 @@ EXPERIMENTS = {
         sampling=sampling(3584),
     ),
 }
+
+
+SHIPPED = {"fidelity": "as-shipped", "prompt": {"system": SHIPPED_SYSTEM}}
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "exp1-paper": ("exp1", {"fidelity": "paper", "rewards": [ACCURACY, ANY_FORMAT]}),
+    "exp2-paper": ("exp2", {"fidelity": "paper", "rewards": [ACCURACY, ANY_FORMAT]}),
+    "exp3-paper": ("exp3", {"fidelity": "paper", "rewards": [{**COSINE, "weight": 1.0}, ANY_FORMAT]}),
+    "exp1-as-shipped": ("exp1", {**SHIPPED, "rewards": [{**SHIPPED_COSINE, "max_len": 1000}, SHIPPED_FORMAT]}),
+    "exp2-as-shipped": ("exp2", {**SHIPPED, "rewards": [{**SHIPPED_COSINE, "max_len": 1000}, SHIPPED_FORMAT]}),
+    "exp3-as-shipped": ("exp3", {**SHIPPED, "rewards": [SHIPPED_COSINE, SHIPPED_FORMAT]}),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_changes_this_and_nothing_else(name: str) -> None:
+    parent, changes = VARIANTS[name]
+    spec = load_experiment(name)
+    wanted = {**EXPERIMENTS[parent], **changes, "name": name, "title": spec.title}
+    if spec.fidelity == "as-shipped":
+        wanted["data"] = {**wanted["data"], "answer": "solution"}
+    assert spec.model_dump(mode="json") == wanted
+
+
+@pytest.mark.parametrize("name", [*EXPERIMENTS, *VARIANTS])
+def test_every_line_of_an_experiment_says_where_it_comes_from(name: str) -> None:
+    """Inside `rewards`, `data` and `sampling` of the file itself: a comment on every line that sets a value."""
+    section = ""
+    for line in (EXPERIMENT_FILES / f"{name}.yaml").read_text().splitlines():
+        if line and not line[0].isspace() and not line.startswith("#"):
+            section = line.partition(":")[0]
+        elif section in ("rewards", "sampling") and ":" in line.partition("#")[0]:
+            lone_type = line.strip() in ("- type: cosine", "- type: format")
+            assert lone_type or line.partition("#")[2].strip(), f"{name}: {line}"
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
