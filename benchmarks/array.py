@@ -99,8 +99,9 @@ class Sender:
 
     def query(self, runs: int) -> dict[str, list[float]]:
         """State of an array that waits: `inspect`, and squeue alone."""
-        handle = engine_for(self.cluster).submit(self._artifacts())["base"]
-        job = Job(handle, self.cells, self.home)
+        artifacts = self._artifacts()
+        handle = engine_for(self.cluster).submit(artifacts)["base"]
+        job = Job(artifacts.place.run, handle, self.cells, self.home)
 
         def ours() -> float:
             start = time.perf_counter()

@@ -13,17 +13,18 @@ from pathlib import Path
 
 from openrs import plan as planning
 from openrs.data.load import model_path
-from openrs.engines import Artifacts, Engine, Job, Place, engine_for
+from openrs.engines import Artifacts, Engine, Job, JobInfo, JobState, Place, RemoteEngine, engine_for, is_remote
 from openrs.errors import BadInput
 from openrs.runs import record
 from openrs.runs.directory import RunDirectory
 from openrs.runs.files import write_atomic
 from openrs.spec.base import RUN_ID
+from openrs.spec.canonical import pretty
 from openrs.spec.cluster import Cluster
 from openrs.spec.experiment import Experiment
 from openrs.spec.load import PACKAGE
 from openrs.stage import read
-from openrs.status import jobs, stage_states
+from openrs.status import all_jobs, finished_cells, jobs, stage_states
 
 PLACEHOLDER = "RUN"
 """The run id in what is rendered without one."""
@@ -41,6 +42,11 @@ def check_run_id(run: str) -> str:
     if not RUN_ID.match(run) or run.endswith("\n"):
         raise BadInput(f"--run {run!r}: small letters, digits and '-', at most 32, starting with a letter")
     return run
+
+
+def local_directory(cluster: Cluster, runs: Path, place: Place) -> Path:
+    """Where the client sees the run: its run directory, or else a directory of its own with what was sent and pulled."""
+    return runs.absolute() / place.run if is_remote(cluster) else place.directory
 
 
 def place_of(cluster: Cluster, runs: Path, run: str, submission: int = 1) -> Place:
@@ -65,18 +71,26 @@ def render(experiment: Experiment, cluster: Cluster, runs: Path, run: str | None
     return engine_for(cluster).render(experiment, planning.make_plan(experiment, cluster), place)
 
 
-def submit(experiment: Experiment, cluster: Cluster, runs: Path, run: str | None = None) -> record.Record:
+def submit(
+    experiment: Experiment,
+    cluster: Cluster,
+    runs: Path,
+    run: str | None = None,
+    asked: record.Asked | None = None,
+) -> record.Record:
     """Sends a new run and returns its record. Raises BadInput or OpenRSError; then nothing is left behind."""
     engine = engine_for(cluster)
-    check_local_files(experiment)
+    if not is_remote(cluster):
+        check_local_files(experiment)
     run = new_run_id(experiment) if run is None else check_run_id(run)
     place = place_of(cluster, runs, run)
     plan = planning.make_plan(experiment, cluster)
     artifacts = engine.render(experiment, plan, place)
+    here = local_directory(cluster, runs, place)
     claimed: list[Path] = []
     made: list[Path] = []
     try:
-        for directory in dict.fromkeys([runs.absolute() / run, place.directory]):
+        for directory in dict.fromkeys([runs.absolute() / run, here]):
             made += _make_root(directory.parent)
             directory.mkdir()
             claimed.append(directory)
@@ -86,10 +100,11 @@ def submit(experiment: Experiment, cluster: Cluster, runs: Path, run: str | None
             hash=plan.hash,
             steps=plan.steps,
             cluster=cluster,
-            dir=str(place.directory),
+            dir=str(here),
+            asked=asked,
             submissions=[],
         )
-        write_atomic(place.directory / "spec.json", artifacts.files["spec.json"])
+        write_atomic(here / "spec.json", pretty(experiment))
         return _send(engine, artifacts, new, runs)
     except BaseException as error:
         for directory in claimed:
@@ -116,7 +131,8 @@ def resume(runs: Path, run: str) -> record.Record:
         known = record.load(runs, run)
         engine = engine_for(known.cluster)
         directory = RunDirectory(Path(known.dir))
-        alive = [name for name, stage in stage_states(known, engine).items() if not stage.state.ended]
+        infos = engine.inspect(list(jobs(known).values()))
+        alive = [name for name, stage in stage_states(known, infos).items() if not stage.state.ended]
         if alive:
             raise BadInput(
                 f"run {run}: stage {alive[0]} has not ended; `openrs status {run}` shows it, "
@@ -124,11 +140,13 @@ def resume(runs: Path, run: str) -> record.Record:
             )
         experiment = read(Experiment, directory.path / "spec.json")
         number = max([0, *directory.submissions()]) + 1
-        plan = _remaining(experiment, known.cluster, directory)
+        plan = _remaining(experiment, known, infos)
         if not plan.stages:
             raise BadInput(f"run {run} is complete; there is nothing to resume")
         place = place_of(known.cluster, runs, run, number)
         try:
+            if isinstance(engine, RemoteEngine):
+                engine.retire(all_jobs(known))
             return _send(engine, engine.render(experiment, plan, place), known, runs)
         except OSError as error:
             raise _unwritable(runs, error) from None
@@ -154,17 +172,28 @@ def _alone(runs: Path, run: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _remaining(experiment: Experiment, cluster: Cluster, directory: RunDirectory) -> planning.Plan:
+def _remaining(experiment: Experiment, known: record.Record, infos: dict[str, JobInfo]) -> planning.Plan:
+    """What is not done, as far as it is known: sending more than that is harmless, for what is done is not done again."""
     base: list[int | None] = [None] if experiment.evaluation.base else []
     steps: list[int | None] = [*sorted(experiment.evaluation.at_steps)]
+    directory, cluster = RunDirectory(Path(known.dir)), known.cluster
+    done: set[str] = set()
+    trained = directory.is_complete("train")
+    for _, sent in known.newest().values():
+        info = infos.get(sent.handle, JobInfo(JobState.UNKNOWN))
+        done |= finished_cells(known, sent, info)
+        trained |= sent.tasks is None and is_remote(cluster) and info.state == JobState.SUCCEEDED
     missing = {
-        name: [cell for cell in planning.cells(experiment, wanted) if directory.cell(cell) is None]
+        name: [
+            cell
+            for cell in planning.cells(experiment, wanted)
+            if cell.path not in done and directory.cell(cell) is None
+        ]
         for name, wanted in (("base", base), ("eval", steps))
     }
-    train = [] if directory.is_complete("train") else [planning.train_stage(experiment, cluster)]
     stages = [
         *planning.cell_stages("base", missing["base"], [], experiment, cluster),
-        *train,
+        *([] if trained else [planning.train_stage(experiment, cluster)]),
         *planning.cell_stages("eval", missing["eval"], ["train"], experiment, cluster),
     ]
     return planning.assemble(experiment, cluster, stages)
@@ -177,7 +206,7 @@ def cancel(runs: Path, run: str) -> record.Record:
         known = record.load(runs, run)
         engine = engine_for(known.cluster)
         directory = RunDirectory(Path(known.dir))
-        states = stage_states(known, engine)
+        states = stage_states(known, engine.inspect(list(jobs(known).values())))
         alive = {name: job for name, job in jobs(known).items() if not states[name].state.ended}
         if not alive:
             raise BadInput(f"run {run} has ended already; `openrs status {run}` says how")
@@ -188,7 +217,8 @@ def cancel(runs: Path, run: str) -> record.Record:
         except OSError as error:
             raise _unwritable(runs, error) from None
         grace = read(Experiment, directory.path / "spec.json").recovery.grace_seconds
-        engine.cancel(list(alive.values()), grace)
+        # There, also what earlier sendings have left is an object that somebody must remove.
+        engine.cancel(all_jobs(known) if isinstance(engine, RemoteEngine) else list(alive.values()), grace)
         return known
 
 
@@ -196,7 +226,7 @@ def _send(engine: Engine, artifacts: Artifacts, known: record.Record, runs: Path
     """Writes a submission, sends it, and adds it to the record."""
     from openrs.runs import provenance  # not needed to render, and slow to import
 
-    directory = RunDirectory(artifacts.place.directory)
+    directory = RunDirectory(Path(known.dir))
     target = directory.submission(artifacts.place.submission)
     target.parent.mkdir(exist_ok=True)
     target.mkdir()  # before the clean-up below: one that is there already is not ours to remove
@@ -204,16 +234,19 @@ def _send(engine: Engine, artifacts: Artifacts, known: record.Record, runs: Path
         for name, content in artifacts.files.items():
             (target / name).parent.mkdir(exist_ok=True)
             write_atomic(target / name, content)
-        _snapshot(target / "code")
-        write_atomic(target / "source.json", provenance.source_json(target / "code"))
         for stage in artifacts.plan.stages:
+            (target / stage.name).mkdir(exist_ok=True)
             (directory.path / "logs" / stage.name).mkdir(parents=True, exist_ok=True)
+        code = PACKAGE
+        if not isinstance(engine, RemoteEngine):  # there, the image holds the code
+            code = _snapshot(target / "code")
+        write_atomic(target / "source.json", provenance.source_json(code))
         handles = engine.submit(artifacts)
         try:
             return _recorded(artifacts, handles, known, runs)
         except BaseException:
             # What is not on record would run unseen.
-            engine.cancel([Job(handle, None, target / name) for name, handle in handles.items()], grace=0)
+            engine.cancel([Job(known.run, handle, None, target / name) for name, handle in handles.items()], grace=0)
             raise
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)
@@ -245,9 +278,10 @@ def _unwritable(runs: Path, error: OSError) -> BadInput:
     return BadInput(f"--runs {runs}: cannot write there ({reason})")
 
 
-def _snapshot(target: Path) -> None:
+def _snapshot(target: Path) -> Path:
     """The package as it is now: every attempt of this submission runs it, whatever is edited since."""
-    shutil.copytree(PACKAGE, target / "openrs", ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+    copy = target / PACKAGE.name
+    return Path(shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")))
 
 
 def _make_root(root: Path) -> list[Path]:

@@ -15,6 +15,10 @@ RunId = Annotated[str, Field(pattern=RUN_ID.pattern.removesuffix("$") + "$|^RUN$
 """`RUN` stands for the id in what is rendered without one."""
 
 
+SECRET_PREFIX = "OPENRS_SECRET_"
+"""Where the value of a `secret:` reference stands in a job's environment: this and the variable's name."""
+
+
 class Process(Strict):
     """A group of equal processes of a stage."""
 
@@ -89,6 +93,8 @@ class StageFile(Strict):
     """Attempts that may end for a GPU or driver missing on the node."""
     lease_seconds: int
     """Time-to-live of the lease."""
+    releases: list[Text] = []
+    """Jobs that wait for this stage and that its worker lets go when it is done (Kubernetes)."""
 
     @property
     def directory(self) -> Path:

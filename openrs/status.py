@@ -6,16 +6,14 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from openrs.engines import Engine, Job, JobInfo, JobState, engine_for
+from openrs.engines import FORGOTTEN, Job, JobInfo, JobState, engine_for, is_remote
 from openrs.errors import OpenRSError
 from openrs.runs.directory import RunDirectory
-from openrs.runs.record import Record
+from openrs.runs.record import Record, SentStage
 from openrs.spec.base import Strict
 from openrs.spec.canonical import canonical
+from openrs.stage import Cell
 from openrs.worker.exits import DONE, INTERRUPTED
-
-FORGOTTEN = "does not know it any more"
-"""What engines say of a job that nobody knows."""
 
 
 class CellCount(Strict):
@@ -70,44 +68,76 @@ def status(records: list[Record]) -> list[RunStatus]:
     return [_run_status(record, infos[id(record)]) for record in records]
 
 
-def stage_states(record: Record, engine: Engine) -> dict[str, StageStatus]:
-    """Stage name → status, of one run."""
-    return {stage.name: stage for stage in _run_status(record, engine.inspect(list(jobs(record).values()))).stages}
+def stage_states(record: Record, infos: dict[str, JobInfo]) -> dict[str, StageStatus]:
+    """Stage name → status, of one run, from what its engine said of its jobs."""
+    return {stage.name: stage for stage in _run_status(record, infos).stages}
 
 
 def jobs(record: Record) -> dict[str, Job]:
     """Stage name → its newest job."""
     return {
-        name: Job(sent.handle, sent.tasks, record.stage_directory(number, name))
+        name: Job(record.run, sent.handle, sent.tasks, record.stage_directory(number, name))
         for name, (number, sent) in record.newest().items()
     }
 
 
+def all_jobs(record: Record) -> list[Job]:
+    """The jobs of all sendings, oldest first."""
+    return [
+        Job(record.run, sent.handle, sent.tasks, record.stage_directory(submission.number, sent.name))
+        for submission in record.submissions
+        for sent in submission.stages
+    ]
+
+
 def _run_status(record: Record, infos: dict[str, JobInfo]) -> RunStatus:
     directory = RunDirectory(Path(record.dir))
-    progress = directory.progress()
+    remote = is_remote(record.cluster)
+    step, attempts = int(directory.progress().get("step", 0)), len(directory.attempts("train"))
     events = directory.ledger()
     stages = []
     for name, (submission, sent) in record.newest().items():
         info = infos.get(sent.handle, JobInfo(JobState.UNKNOWN, FORGOTTEN))
-        done = sum(directory.cell(cell) is not None for cell in sent.cells)
-        failed = sum(directory.cell(cell) is None and directory.cell_failed(cell).exists() for cell in sent.cells)
-        complete = done == len(sent.cells) if sent.tasks is not None else directory.is_complete(name)
+        done = finished_cells(record, sent, info)
+        failed = sum(cell.path not in done and directory.cell_failed(cell).exists() for cell in sent.cells)
+        failed = max(failed, sum(map(len, _tasks_in(record, sent, info, JobState.FAILED))))
+        complete = len(done) == len(sent.cells) if sent.tasks is not None else directory.is_complete(name)
+        if remote and info.state == JobState.SUCCEEDED:
+            complete = True
         state, reason = _stage_state(info, complete, directory.is_cancelled(submission))
         if state in (JobState.FAILED, JobState.INTERRUPTED) or (state == JobState.UNKNOWN and _forgotten(info)):
             state, reason = _in_its_own_words(state, reason, name, submission, events)
-        count = CellCount(done=done, failed=failed, total=len(sent.cells))
+        if sent.tasks is None:
+            step = max(step, record.steps if remote and complete else info.step or 0)
+            attempts = max(attempts, info.attempts or 0)
+        count = CellCount(done=len(done), failed=failed, total=len(sent.cells))
         stages.append(StageStatus(name=name, state=state, handle=sent.handle, reason=reason, cells=count))
     return RunStatus(
         run=record.run,
         experiment=record.experiment,
         cluster=record.cluster.name,
         state=overall([stage.state for stage in stages]),
-        step=int(progress.get("step", 0)),
+        step=step,
         steps=record.steps,
-        attempts=len(directory.attempts("train")),
+        attempts=attempts,
         stages=stages,
     )
+
+
+def finished_cells(record: Record, sent: SentStage, info: JobInfo) -> set[str]:
+    """Paths of a stage's finished cells: as the run directory shows them, and as the scheduler says of their tasks."""
+    directory = RunDirectory(Path(record.dir))
+    said = {cell.path for task in _tasks_in(record, sent, info, JobState.SUCCEEDED) for cell in task}
+    return {cell.path for cell in sent.cells if cell.path in said or directory.cell(cell) is not None}
+
+
+def _tasks_in(record: Record, sent: SentStage, info: JobInfo, state: JobState) -> list[list[Cell]]:
+    """The cells of each array task that a scheduler whose results we cannot see says to be in that state."""
+    if not is_remote(record.cluster):
+        return []
+    size = record.cluster.cells_per_task
+    indexes = range(sent.tasks or 0) if info.state == state == JobState.SUCCEEDED else info.tasks
+    return [sent.cells[i * size : (i + 1) * size] for i in indexes if info.tasks.get(i, info.state) == state]
 
 
 def _stage_state(info: JobInfo, complete: bool, cancelled: bool) -> tuple[JobState, str]:

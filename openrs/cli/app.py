@@ -12,7 +12,24 @@ import click
 import typer
 
 from openrs import __version__
-from openrs.cli import cancel, check, list_, logs, plan, render, resume, schema, show, status, submit
+from openrs.cli import (
+    cancel,
+    check,
+    diff,
+    import_,
+    list_,
+    logs,
+    plan,
+    pull,
+    render,
+    report,
+    resume,
+    schema,
+    show,
+    status,
+    submit,
+    watch,
+)
 from openrs.cli.output import say
 from openrs.errors import BadInput, OpenRSError
 from openrs.report.text import one_line
@@ -26,7 +43,25 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 
-for module in (list_, show, check, schema, plan, render, submit, status, logs, cancel, resume):
+COMMANDS = (
+    list_,
+    show,
+    check,
+    schema,
+    plan,
+    render,
+    submit,
+    diff,
+    status,
+    logs,
+    watch,
+    pull,
+    cancel,
+    resume,
+    import_,
+    report,
+)
+for module in COMMANDS:
     app.command(module.__name__.rpartition(".")[2].rstrip("_"))(module.command)
 
 

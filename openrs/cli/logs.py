@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import re
 import sys
 import time
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from openrs.cli.options import RUNS, Json, RunName, Runs
+from openrs.cli.output import print_json, say
+from openrs.report.text import one_line, printable
 
 if TYPE_CHECKING:
+    from openrs.logs import Log, Logs, Source
     from openrs.runs.record import Record
-
-_ATTEMPT = re.compile(r"^(?:task-(?P<task>\d+)-)?attempt-(?P<attempt>\d+)$")
-
-
-@dataclass
-class Logs:
-    """Log files of an attempt (of an array: of each task's), by their name below the stage's directory."""
-
-    stage: str
-    attempt: int | None
-    files: dict[str, Path]
-    scheduler: dict[str, Path]
-    """The scheduler's own output, of all attempts. It holds again what the attempts' files hold."""
+    from openrs.status import RunStatus
 
 
 def command(
@@ -50,9 +37,13 @@ def command(
     runs: Runs = RUNS,
     json: Json = False,
 ) -> None:
-    """What a run's newest attempt wrote, or another one's."""
-    from openrs.cli.output import print_json, say
+    """What a run's newest attempt wrote, or another one's.
+
+    On Kubernetes its pods' output; when they are gone, the files that `openrs pull` copied.
+    """
     from openrs.errors import BadInput, OpenRSError
+    from openrs.logs import as_seen, source
+    from openrs.logs.files import only_there, read
     from openrs.runs.record import load
     from openrs.spec.explain import nearest
 
@@ -64,157 +55,104 @@ def command(
         raise OpenRSError(f"run {run}: nothing of it has been sent; `openrs resume {run}` sends it")
     if stage is not None and stage not in stages:
         raise BadInput(f"run {run} has no stage {stage!r}{nearest(stage, stages)}; it has {', '.join(stages)}")
+    origin = source(record)
     if follow:
-        _follow(record, stage, attempt)
+        _follow(record, origin, stage, attempt)
         return
-    logs = find(record, stage, attempt)
-    if not logs.files and not logs.scheduler:
-        raise OpenRSError(
-            f"run {run}: stage {logs.stage} has written no log yet; `openrs status {run}` shows its state"
-        )
+    logs = origin.find(stage, attempt)
+    if not logs.logs and not logs.scheduler:
+        raise OpenRSError(origin.why_none(logs.stage))
+    for note in logs.notes:
+        say(one_line(f"openrs: {note}"))
+    texts = {log.name: as_seen(log.new()) for log in logs.logs}
     if json:
-        files = [{"name": name, "text": _text(path)} for name, path in (logs.scheduler | logs.files).items()]
+        texts = {name: read(path) for name, path in logs.scheduler.items()} | texts
+        files = [{"name": name, "text": text} for name, text in texts.items()]
         print_json({"run": run, "stage": logs.stage, "attempt": logs.attempt, "files": files})
         return
-    shown = {name: _text(path) for name, path in logs.files.items()} | _only_there(logs)
-    for name, content in shown.items():
+    texts |= only_there(logs)
+    for name, content in texts.items():
         _show(name, content)
-    if not shown:
+    if not texts:
         say(f"openrs: run {run}: stage {logs.stage} has not started; `openrs status {run}` shows what it waits for")
 
 
 def _show(name: str, content: str) -> None:
-    from openrs.report.text import one_line
-
     print(f"==> {one_line(name)} <==")
     sys.stdout.write(content if content.endswith("\n") or not content else f"{content}\n")
 
 
-def _text(path: Path) -> str:
-    from openrs.report.text import printable
-
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        return f"openrs: this file cannot be read ({error.strerror})\n"
-    # A progress bar rewrites its line by \r: what a person saw last is what counts.
-    lines = content.decode(errors="replace").replace("\r\n", "\n").split("\n")
-    return printable("\n".join(line.rpartition("\r")[2] for line in lines))
-
-
-def find(record: Record, stage: str | None, attempt: int | None) -> Logs:
-    """The files of that attempt, by default of the newest. Raises BadInput for an attempt that does not exist."""
-    from openrs.errors import BadInput
-
-    top = Path(record.dir) / "logs"
-    stage = stage or _newest_stage(top, list(record.newest()))
-    directory = top / stage
-    tasks: dict[int, dict[int, Path]] = {}
-    loose: list[Path] = []
-    for path in sorted(directory.iterdir()) if directory.is_dir() else []:
-        match = _ATTEMPT.match(path.name)
-        if match and path.is_dir():
-            tasks.setdefault(int(match["task"] or -1), {})[int(match["attempt"])] = path
-        elif path.is_file():
-            loose.append(path)
-    known = sorted({number for attempts in tasks.values() for number in attempts})
-    if attempt is not None and attempt not in known:
-        there = f"there are {', '.join(map(str, known))}" if known else "there is none yet"
-        raise BadInput(f"run {record.run}, stage {stage}: no attempt {attempt}; {there}")
-    chosen = [
-        attempts[attempt or max(attempts)]
-        for _, attempts in sorted(tasks.items())
-        if attempt is None or attempt in attempts
-    ]
-    files = [file for path in chosen for file in sorted(path.iterdir()) if file.is_file()]
-    return Logs(
-        stage,
-        attempt or (known[-1] if known else None),
-        {str(file.relative_to(directory)): file for file in files},
-        {file.name: file for file in loose} if attempt is None else {},
-    )
-
-
-def _only_there(logs: Logs) -> dict[str, str]:
-    """What the scheduler's files say and no attempt's file: a module that is missing, a node's out-of-memory killer."""
-    known: set[str] = set()
-    for stage in {path.parent for path in logs.scheduler.values()}:
-        for path in filter(Path.is_file, stage.glob("*/*")):
-            # A supervisor's lines start with their time, which its own output does not repeat.
-            known |= {part for line in _text(path).splitlines() for part in (line, line.partition(" ")[2])}
-    found = {}
-    for name, path in logs.scheduler.items():
-        lines = [line for line in _text(path).splitlines() if line not in known]
-        if lines:
-            found[name] = "\n".join(lines) + "\n"
-    return found
-
-
-def _newest_stage(top: Path, stages: list[str]) -> str:
-    """The stage that wrote last; before any has, the first one."""
-
-    def newest(stage: str) -> float:
-        files = [path for path in (top / stage).rglob("*") if path.is_file()]
-        return max((os.path.getmtime(path) for path in files), default=0.0)
-
-    return max(stages, key=newest)
-
-
-def _follow(record: Record, stage: str | None, attempt: int | None) -> None:
+def _follow(record: Record, origin: Source, stage: str | None, attempt: int | None) -> None:
     """Prints what comes, until the stage has ended and everything it wrote has been printed."""
-    from openrs.cli.watch import Patience, period
+    from openrs.cli.progress import Observer, Patience, period
+    from openrs.errors import OpenRSError
+    from openrs.logs.files import only_there
     from openrs.status import status
 
-    patience = Patience(lambda: status([record]))
-    tail = Tail()
-    asked = -1e9
-    ended = False
+    observer, patience, tail = Observer(lambda: status([record])), Patience(quiet=True), Tail()
+    asked, ended = -1e9, False
+    told: set[str] = set()
+
+    def tell(line: str) -> None:
+        if line and line not in told:
+            say(one_line(f"openrs: {line}"))
+            told.add(line)
+
     while True:
         if time.monotonic() - asked >= period(record):
-            (state,) = patience.look()
+            (state,) = observer.look()
             asked = time.monotonic()
-            logs = find(record, stage, attempt)
             # A stage that waits for this one writes nothing before this one has ended.
             ended = state.state.ended or (
                 stage is not None and next(s for s in state.stages if s.name == stage).state.ended
             )
+            tell(_waits(state, stage))
+        try:
+            logs = origin.find(stage, attempt, follow=True)
+            patience.works()
+        except OpenRSError as error:
+            patience.fails(error)
         else:
-            logs = find(record, stage, attempt)
-        tail.print(logs, to_the_end=ended)
-        if ended:
-            for name, content in _only_there(logs).items():
-                _show(f"{logs.stage}/{name}", content)
-            return
-        time.sleep(0.5)
+            tail.print(logs, to_the_end=ended)
+            for note in logs.notes:
+                tell(note)
+            if ended:
+                break
+        time.sleep(origin.period)
+    for name, content in only_there(logs).items():
+        _show(f"{logs.stage}/{name}", content)
+    if not logs.logs and not logs.scheduler:
+        raise OpenRSError(origin.why_none(logs.stage))
+
+
+def _waits(state: RunStatus, stage: str | None) -> str:
+    """What the stage (the run, without one) waits for, before it begins."""
+    if stage is None and state.state != "PENDING":
+        return ""
+    waiting = [one for one in state.stages if one.state == "PENDING" and one.reason and stage in (None, one.name)]
+    return f"{state.run}: stage {waiting[0].name} is PENDING ({waiting[0].reason})" if waiting else ""
 
 
 class Tail:
-    """Prints files as they grow, with a header where the file changes."""
+    """Prints logs as they grow, with a header where it goes from one to another."""
 
     def __init__(self) -> None:
-        self._files: dict[Path, str] = {}
-        self._offsets: dict[Path, int] = {}
-        self._shown: Path | None = None
+        self._logs: dict[int, Log] = {}
+        self._begun: dict[int, bytes] = {}
+        """Lines that have no end yet."""
+        self._shown: int | None = None
 
     def print(self, logs: Logs, to_the_end: bool) -> None:
         """Prints what is new: whole lines, and at the end also one that was never finished."""
-        from openrs.report.text import one_line, printable
-
         # Also those of an attempt that is no longer the newest: its last lines say why.
-        self._files |= {path: name for name, path in logs.files.items()}
-        for path, name in self._files.items():
-            offset = self._offsets.get(path, 0)
-            try:
-                with open(path, "rb") as file:
-                    file.seek(offset)
-                    new = file.read()
-            except OSError:
-                continue
-            new = new if to_the_end else new[: new.rfind(b"\n") + 1]
+        self._logs |= {id(log): log for log in logs.logs}
+        for key, log in self._logs.items():
+            new = self._begun.pop(key, b"") + log.new()
+            if not to_the_end:
+                new, self._begun[key] = new[: (end := new.rfind(b"\n") + 1)], new[end:]
             if not new:
                 continue
-            self._offsets[path] = offset + len(new)
-            if path != self._shown:
-                print(f"==> {one_line(f'{logs.stage}/{name}')} <==")
-                self._shown = path
+            if key != self._shown:
+                print(f"==> {one_line(f'{log.stage}/{log.name}')} <==")
+                self._shown = key
             print(printable(new.decode(errors="replace").replace("\r\n", "\n").replace("\r", "\n")), end="", flush=True)

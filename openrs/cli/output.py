@@ -5,7 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
+
+FIRST_AFTER = 2.0
+EVERY = 10.0
+"""Seconds before the first and between further lines of `now_and_then`."""
 
 
 def print_json(value: Any) -> None:
@@ -20,3 +27,25 @@ def say(message: str) -> None:
         return
     with contextlib.suppress(OSError, ValueError):
         print(message, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def now_and_then(words: Callable[[], str]) -> Iterator[None]:
+    """Says `words` and the time so far on standard error, as long as what is done inside takes."""
+    from openrs.report.text import duration
+
+    began, over = time.monotonic(), threading.Event()
+
+    def tell() -> None:
+        wait = FIRST_AFTER
+        while not over.wait(wait):
+            say(f"{words()}, {duration(time.monotonic() - began)}")
+            wait = EVERY
+
+    thread = threading.Thread(target=tell, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

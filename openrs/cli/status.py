@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 PERIOD = 2.0
 """Seconds between two looks of --watch."""
+LONGEST_REASON = 400
+"""Characters; registries and schedulers can say much more."""
 
 
 def command(
@@ -60,23 +62,23 @@ def _ask(records: list[Record]) -> list[RunStatus]:
 
 def _watch(records: list[Record], stages: bool, quiet: bool) -> list[RunStatus]:
     """Shows the table until every run has ended; on a terminal in place, in a pipe one line for each change."""
-    from openrs.cli.watch import Patience
+    from openrs.cli.progress import Observer
 
-    patience = Patience(lambda: _ask(records))
+    observer = Observer(lambda: _ask(records))
     if sys.stdout.isatty() and not quiet:
         from rich.live import Live
         from rich.text import Text
 
         with Live(auto_refresh=False) as live:
             while True:
-                found = patience.look()
+                found = observer.look()
                 live.update(Text(text(found, stages) if found else "no runs", no_wrap=True), refresh=True)
                 if all(status.state.ended for status in found):
                     return found
                 time.sleep(PERIOD)
     shown: dict[str, str] = {}
     while True:
-        found = patience.look()
+        found = observer.look()
         for status in found:
             if shown.get(status.run) != status.state and not quiet:
                 say(f"{status.run} {status.state} step {status.step}/{status.steps}")
@@ -93,6 +95,7 @@ def text(found: list[RunStatus], stages: bool) -> str:
         total = sum(stage.cells.total for stage in status.stages)
         done = sum(stage.cells.done for stage in status.stages)
         reason = next((stage.reason for stage in status.stages if stage.state == status.state and stage.reason), "")
+        reason = "" if stages else fitted(reason)  # it stands in the stage's row
         cells = f"{done}/{total}" if total else "-"
         rows.append(
             (
@@ -103,7 +106,7 @@ def text(found: list[RunStatus], stages: bool) -> str:
                 f"{status.step}/{status.steps}",
                 status.attempts,
                 cells,
-                one_line(reason),
+                reason,
             )
         )
     parts = [
@@ -117,13 +120,19 @@ def text(found: list[RunStatus], stages: bool) -> str:
                 stage.state,
                 stage.handle,
                 _cells(stage.cells),
-                one_line(stage.reason),
+                fitted(stage.reason),
             )
             for status in found
             for stage in status.stages
         ]
         parts.append(table(("RUN", "STAGE", "STATE", "HANDLE", "CELLS", "REASON"), lines))
     return "\n\n".join(parts)
+
+
+def fitted(reason: str) -> str:
+    """A reason as a table holds it: its beginning says what it is, its end what to do. All of it stands in the JSON."""
+    line = one_line(reason)
+    return line if len(line) <= LONGEST_REASON else f"{line[: LONGEST_REASON // 2]} … {line[-LONGEST_REASON // 2 :]}"
 
 
 def _cells(count: CellCount) -> str:

@@ -30,19 +30,32 @@ def command(
     """
     from openrs import launch
     from openrs.cli.output import print_json, say
+    from openrs.runs.record import Asked
     from openrs.spec.load import load_cluster, load_experiment
 
-    record = launch.submit(load_experiment(exp, overrides), load_cluster(cluster), runs, run)
+    experiment = load_experiment(exp, overrides)
+    asked = Asked(experiment=_lasting_name(exp), overrides=overrides or [])
+    record = launch.submit(experiment, load_cluster(cluster), runs, run, asked)
     if json:
         print_json(sent(record))
     else:
         print(record.run, flush=True)
     if watch:
-        from openrs.cli.watch import watch_run
+        from openrs.cli.progress import watch_run
 
         # With --json, standard output holds the JSON and nothing else.
         raise typer.Exit(watch_run(record, show=say if json else print))
     say(f"openrs: `openrs status {record.run}` and `openrs logs {record.run} -f` show how it goes")
+
+
+def _lasting_name(exp: str) -> str:
+    """`exp` as it can be said in any working directory: a file by its whole path."""
+    from pathlib import Path
+
+    from openrs.spec.paths import expand
+
+    is_file = exp.endswith((".yaml", ".yml")) or "/" in exp
+    return str(Path(expand(exp)).absolute()) if is_file else exp
 
 
 def sent(record: Record) -> dict[str, Any]:

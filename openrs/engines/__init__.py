@@ -5,17 +5,21 @@ from __future__ import annotations
 import importlib
 import json
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from openrs.errors import BadInput
+from openrs.errors import BadInput, OpenRSError
 from openrs.plan import Plan, Stage
 from openrs.spec.canonical import canonical, pretty
 from openrs.spec.cluster import Cluster
 from openrs.spec.experiment import Experiment
 from openrs.stage import Cell, CellsFile, StageFile
+
+FORGOTTEN = "does not know it any more"
+"""What engines say of a job that nobody knows."""
 
 
 class JobState(StrEnum):
@@ -60,12 +64,34 @@ class Artifacts:
 class Job:
     """One thing that was sent."""
 
+    run: str
+    """The run that it belongs to."""
     handle: str
     """The scheduler's id, in its engine's words."""
     tasks: int | None
     """Array tasks; none for a single job."""
     directory: Path
-    """Where its artefacts stand: `submission/<n>/<stage>` of the run directory."""
+    """Where its artefacts stand: `submission/<n>/<stage>`, as the client sees it."""
+
+
+class NodeAway(OpenRSError):
+    """The scheduler answers, but not the node that holds what was asked for."""
+
+
+@dataclass(frozen=True)
+class PodLog:
+    """The output of one container."""
+
+    name: str
+    """Of the pod."""
+    handle: str
+    """Of its job."""
+    task: int | None
+    """Array index; none for a single job."""
+    running: bool
+    read: Callable[[str | None], str]
+    """Fetches what was printed since a time (RFC 3339; everything without one), each line behind its time and a space.
+    Raises OpenRSError, and NodeAway."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +103,10 @@ class JobInfo:
     """The scheduler's own words, for a person."""
     tasks: dict[int, JobState] = field(default_factory=dict)
     """Array index → state; empty for a single job."""
+    step: int | None = None
+    """Newest training step that the scheduler's side knows of, where the client does not see the run directory."""
+    attempts: int | None = None
+    """Starts, likewise."""
 
 
 class Engine(Protocol):
@@ -103,23 +133,43 @@ class Engine(Protocol):
         """
 
 
+@runtime_checkable
+class RemoteEngine(Engine, Protocol):
+    """A scheduler whose run directories stand where the client cannot look."""
+
+    def logs(self, jobs: list[Job]) -> list[PodLog]:
+        """What the jobs' containers printed and the cluster still holds, oldest attempt first."""
+
+    def pull(self, place: Place, target: Path) -> int:
+        """Copies everything but checkpoints of the run directory below `target`; how many files."""
+
+    def release(self, jobs: list[Job]) -> list[str]:
+        """Lets go what waits for training and may begin; their handles."""
+
+    def retire(self, jobs: list[Job]) -> None:
+        """Removes what of these is left unfinished, without waiting for it."""
+
+    def changes(self, artifacts: Artifacts) -> dict[str, tuple[str, str]]:
+        """File name → (what the server has, what it would have), as text, for what differs."""
+
+
 _ENGINES = {
     "local": ("openrs.engines.local", "LocalEngine"),
     "slurm": ("openrs.engines.slurm", "SlurmEngine"),
-    "kubernetes": None,
+    "kubernetes": ("openrs.engines.kubernetes", "KubernetesEngine"),
 }
 
 
 def engine_for(cluster: Cluster) -> Engine:
-    """The engine of a cluster profile. Raises BadInput for one that is registered but not there yet."""
-    entry = _ENGINES[cluster.engine]
-    if entry is None:
-        raise BadInput(
-            f"cluster {cluster.name}: engine = {cluster.engine!r} comes in a later version; use slurm or local until then"
-        )
-    module, name = entry
+    """The engine of a cluster profile."""
+    module, name = _ENGINES[cluster.engine]
     engine: Engine = getattr(importlib.import_module(module), name)(cluster)
     return engine
+
+
+def is_remote(cluster: Cluster) -> bool:
+    """Whether the client does not see the run directories of this cluster."""
+    return isinstance(engine_for(cluster), RemoteEngine)
 
 
 def stage_file(experiment: Experiment, plan: Plan, stage: Stage, place: Place, cluster: Cluster) -> StageFile:

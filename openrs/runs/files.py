@@ -6,7 +6,7 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def read_object(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def _object(text: bytes) -> dict[str, Any] | None:
+def _object(text: str | bytes) -> dict[str, Any] | None:
     try:
         content = json.loads(text, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError):
@@ -97,11 +97,17 @@ def last_line(
             lines = file.read().splitlines()
     except OSError:
         return None
+    found = last_object(lines, good)
+    return last_line(path, block * 16, good) if found is None and end > block else found
+
+
+def last_object(lines: Sequence[str | bytes], good: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
+    """The last of these lines that is a JSON object and `good`; None where there is none."""
     for line in reversed(lines):
         record = _object(line)
         if record is not None and good(record):
             return record
-    return last_line(path, block * 16, good) if end > block else None
+    return None
 
 
 def tail(path: Path, size: int = 20_000) -> list[str]:

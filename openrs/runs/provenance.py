@@ -42,7 +42,7 @@ def tree_hash(directory: Path) -> str:
 
 
 def source_json(code: Path) -> str:
-    """What the client knows: version, git commit and a hash of what differs from it, uv.lock, the snapshot itself."""
+    """What is known of the package in `code`: version, git commit, a hash of what differs from it, uv.lock, image, itself."""
     sha = _git("rev-parse", "HEAD") if _git("ls-files", "--error-unmatch", "__init__.py") else None
     diff = _git("diff", "HEAD") if sha else None
     lock = PACKAGE.parent / "uv.lock"
@@ -52,6 +52,7 @@ def source_json(code: Path) -> str:
         "git_diff_sha256": hashlib.sha256(diff.encode()).hexdigest() if diff else None,
         "uv_lock_sha256": hashlib.sha256(lock.read_bytes()).hexdigest() if sha and lock.is_file() else None,
         "code": tree_hash(code),
+        "image": os.environ.get("OPENRS_IMAGE"),
         "host": socket.gethostname(),
     }
     return json.dumps(content, indent=2) + "\n"
@@ -75,7 +76,13 @@ def hardware() -> dict[str, Any]:
         cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
     except OSError:
         pass
-    return {"node": socket.gethostname(), "cpu": cpu, "cores": os.cpu_count(), "gpus": gpus()}
+    # In a pod, the host's name is the pod's.
+    return {
+        "node": os.environ.get("OPENRS_NODE") or socket.gethostname(),
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "gpus": gpus(),
+    }
 
 
 def gpus() -> list[str]:

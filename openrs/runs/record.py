@@ -38,6 +38,15 @@ class Submission(Strict):
     stages: list[SentStage]
 
 
+class Asked(Strict):
+    """What a user asked for, as it was said."""
+
+    experiment: str
+    """Name or file."""
+    overrides: list[str]
+    """Values of `--set`."""
+
+
 class Record(Strict):
     """A run as its user sees it."""
 
@@ -49,7 +58,9 @@ class Record(Strict):
     cluster: Cluster
     """The profile as it was when the run was sent."""
     dir: str
-    """The run directory."""
+    """The run directory; where the client does not see it, its own, with what was sent and pulled."""
+    asked: Asked | None = None
+    """What `openrs diff` compares with."""
     submissions: list[Submission]
 
     def stage_directory(self, submission: int, stage: str) -> Path:

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import shlex
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from openrs.spec.base import EnvironmentName, Line, Name, Number, Program, SharedDirectory, Strict, Text, Word
+from openrs.spec.kubernetes import (
+    DnsLabel,
+    Image,
+    LabelKey,
+    LabelValue,
+    ObjectName,
+    OwnLabelKey,
+    Toleration,
+    Volume,
+)
 
 Positive = Annotated[int, Field(ge=1, le=10**9)]
 
@@ -146,5 +156,57 @@ class Cluster(Strict):
     """Slurm: free directives without `#SBATCH`, e.g. `--exclusive`; none that openrs sets itself."""
 
     # Kubernetes
-    namespace: Word | None = None
-    """Kubernetes: namespace of the Jobs."""
+    namespace: DnsLabel | None = None
+    """Kubernetes: namespace of the Jobs; by default that of the context."""
+    kubeconfig: Program | None = None
+    """Kubernetes: file with clusters, users and contexts; by default KUBECONFIG, else ~/.kube/config."""
+    context: Word | None = None
+    """Kubernetes: context of the kubeconfig; by default its current one."""
+    image: Image | None = None
+    """Kubernetes: image of the jobs, by digest (`…@sha256:…`): a tag may be another image tomorrow."""
+    image_pull_secrets: list[ObjectName] = []
+    """Kubernetes: Secrets with which the image is pulled."""
+    volumes: list[Volume] = []
+    """Kubernetes: claims that every pod mounts; one of them holds `shared_root`."""
+    service_account: ObjectName | None = None
+    """Kubernetes: ServiceAccount of the training pod; with `release: worker` it may get and patch Jobs."""
+    release: Literal["worker", "watch"] = "worker"
+    """Kubernetes: who lets the evaluation begin after training: the training pod, or `openrs watch` outside the cluster."""
+    run_as_user: Annotated[int, Field(ge=1, lt=2**31)] = 1000
+    """Kubernetes: user and group of the processes, who must be able to write to the volumes."""
+    gpu_resource: LabelKey = "nvidia.com/gpu"
+    """Kubernetes: extended resource of the GPUs."""
+    gpu_label: LabelKey = "nvidia.com/gpu.product"
+    """Kubernetes: label of the nodes that names their GPUs."""
+    gpu_products: dict[Word, list[LabelValue]] = {}
+    """Kubernetes: values of `gpu_label` that will do for an experiment's GPU type; by default the type itself."""
+    node_selector: dict[LabelKey, LabelValue] = {}
+    """Kubernetes: labels that the nodes must have."""
+    tolerations: list[Toleration] = []
+    """Kubernetes: taints that the pods tolerate."""
+    spread: LabelKey | None = None
+    """Kubernetes: evaluation pods are spread over the values of this node label, e.g. `kubernetes.io/hostname`."""
+    priority_class: ObjectName | None = None
+    """Kubernetes: PriorityClass of the training pod."""
+    cell_priority_class: ObjectName | None = None
+    """Kubernetes: PriorityClass of the evaluation pods."""
+    queue: DnsLabel | None = None
+    """Kubernetes: LocalQueue of Kueue that admits the Jobs."""
+    labels: dict[OwnLabelKey, LabelValue] = {}
+    """Kubernetes: more labels of the Jobs and pods, e.g. a cost centre."""
+    shm_gb: Positive = 8
+    """Kubernetes: size of /dev/shm in GiB for jobs with GPUs; comes on top of the job's memory."""
+    scratch_gb: Positive = 16
+    """Kubernetes: size of /tmp in GiB, which is gone with the pod."""
+    ttl_seconds: Positive = 7 * 24 * 3600
+    """Kubernetes: finished Jobs and their logs are removed after so long."""
+    allow_old_server: bool = False
+    """Kubernetes: send also to a server that drops fields which keep a run from being written by two trainers at once."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        paths = [volume.path for volume in self.volumes]
+        twice = next((path for path in paths if paths.count(path) > 1), None)
+        if twice is not None:
+            raise ValueError(f"volumes: two of them are mounted at {twice}")
+        return self

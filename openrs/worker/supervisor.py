@@ -23,7 +23,7 @@ from openrs.runs.directory import RunDirectory
 from openrs.runs.files import read_object, write_atomic
 from openrs.runs.lease import Lease, LeaseLost
 from openrs.spec.load import PACKAGE
-from openrs.stage import CellsFile, StageFile, read
+from openrs.stage import SECRET_PREFIX, CellsFile, StageFile, read
 from openrs.worker.exits import CONFIGURATION, DONE, FAILED, INTERRUPTED
 from openrs.worker.ranks import Ranks, check_packages
 from openrs.worker.stop import TURN_SECONDS, StopRequest
@@ -43,8 +43,16 @@ class Supervisor:
         self._directory = RunDirectory(Path(self._stage.run_dir))
         self._label = self._stage.stage if task is None else f"{self._stage.stage}-{task}"
         self._writer = ""
-        self._attempt = 0
         self._logs = Path()
+        self.attempt = 0
+        """Number of this start of the stage (of the task); 0 before the lease is held."""
+        self.reason = ""
+        """How it ended, in one line."""
+
+    @property
+    def step(self) -> int | None:
+        """Last training step that the run has finished."""
+        return self._directory.progress().get("step")
 
     def run(self) -> int:
         """Makes the attempt. Raises BadInput for what the set-up decides (exit code 78)."""
@@ -72,7 +80,8 @@ class Supervisor:
             return self._hold(lease)
         except LeaseLost as lost:
             # Not a word to the run directory: it is another's now.
-            print(f"openrs: {lost}; this attempt ends without writing", file=sys.stderr, flush=True)
+            self.reason = f"{lost}; this attempt ends without writing"
+            print(f"openrs: {self.reason}", file=sys.stderr, flush=True)
             return INTERRUPTED
 
     def _hold(self, lease: Lease) -> int:
@@ -82,12 +91,13 @@ class Supervisor:
             lease.release()
             return DONE
         starts = directory.attempts(stage.stage, self._task)
-        self._attempt = len(starts) + 1
-        self._writer = f"{self._label}-attempt-{self._attempt}-{lease.nonce[:4]}"
-        name = f"attempt-{self._attempt}" if self._task is None else f"task-{self._task}-attempt-{self._attempt}"
+        self.attempt = len(starts) + 1
+        self._writer = f"{self._label}-attempt-{self.attempt}-{lease.nonce[:4]}"
+        name = f"attempt-{self.attempt}" if self._task is None else f"task-{self._task}-attempt-{self.attempt}"
         self._logs = directory.path / "logs" / stage.stage / name
         self._logs.mkdir(parents=True, exist_ok=True)
         machine = provenance.hardware()
+        self._say(f"attempt {self.attempt} on {machine['node']}")
         self._log(
             "start",
             pid=os.getpid(),
@@ -103,14 +113,15 @@ class Supervisor:
                 raise BadInput(
                     f"recovery.max_attempts = {stage.max_attempts} starts are used up; `openrs resume {stage.run}` grants as many again"
                 )
-            code, reason = self._check_gpus(machine["gpus"]) or self._attend(lease)
+            code, reason = self._check_gpus(machine["gpus"], machine["node"]) or self._attend(lease)
         except BadInput as error:
             code, reason = CONFIGURATION, str(error)
         except OSError as error:
             code, reason = FAILED, f"{error.filename or directory.path}: {error.strerror}"
+        self.reason = reason
         with contextlib.suppress(OSError):
-            self._log("end", code=code, reason=reason, step=directory.progress().get("step"))
-        self._say(f"attempt {self._attempt} ended with code {code}: {reason}")
+            self._log("end", code=code, reason=reason, step=self.step)
+        self._say(f"attempt {self.attempt} ended with code {code}: {reason}")
         lease.release()
         return code
 
@@ -124,7 +135,7 @@ class Supervisor:
             self._stage,
             self._stage_path,
             self._task,
-            self._attempt,
+            self.attempt,
             self._logs,
             scratch / "stop",
             lease,
@@ -226,12 +237,11 @@ class Supervisor:
                 f"the installed packages are not those that the run began with ({'; '.join(grave)}); restore them, or submit a new run"
             )
 
-    def _check_gpus(self, found: list[str]) -> tuple[int, str] | None:
+    def _check_gpus(self, found: list[str], node: str) -> tuple[int, str] | None:
         """A GPU or driver that is missing on an allocated node is the node's fault, and another one may do."""
         stage = self._stage
         if len(found) >= stage.gpus:
             return None
-        node = socket.gethostname()
         cause = (
             "no NVIDIA driver: nvidia-smi is not on PATH"
             if shutil.which("nvidia-smi") is None
@@ -260,14 +270,14 @@ class Supervisor:
             stage=self._stage.stage,
             task=self._task,
             submission=self._stage.submission,
-            attempt=self._attempt,
+            attempt=self.attempt,
             **facts,
         )
 
     def _say(self, text: str) -> None:
         line = f"openrs: {self._stage.run}/{self._label}: {text}"
         print(line, file=sys.stderr, flush=True)
-        if self._attempt:
+        if self.attempt:
             with contextlib.suppress(OSError), open(self._logs / "supervisor.log", "a") as log:
                 log.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {line}\n")
 
@@ -298,6 +308,8 @@ def _resolve_secrets(stage: StageFile) -> dict[str, str]:
                 values[name] = path.read_text().strip()
             except OSError as error:
                 raise BadInput(f"secrets.{name} = {reference}: cannot be read ({error.strerror})") from None
+        elif f"{SECRET_PREFIX}{name}" in os.environ:
+            values[name] = os.environ[f"{SECRET_PREFIX}{name}"]
         else:
             raise BadInput(f"secrets.{name} = {reference}: secret: is for Kubernetes; use file: here")
     return values

@@ -48,7 +48,7 @@ def openrs(workdir: Path, capsys: pytest.CaptureFixture[str]) -> Openrs:
 
 @pytest.fixture
 def scheduler(monkeypatch: pytest.MonkeyPatch) -> fake.Scheduler:
-    """A pretended scheduler behind the cluster `local`.
+    """A pretended scheduler behind the clusters `local` and `k8s`; of the latter's runs the client sees no directory.
 
     For what the commands themselves do with answers. That real schedulers give such answers, and that runs run, is
     tested with real ones in tests/engines.
@@ -56,7 +56,10 @@ def scheduler(monkeypatch: pytest.MonkeyPatch) -> fake.Scheduler:
     scheduler = fake.Scheduler()
     monkeypatch.setattr(fake.FakeEngine, "scheduler", scheduler)
     monkeypatch.setitem(engines._ENGINES, "local", ("tests.cli.fake", "FakeEngine"))
-    monkeypatch.setattr("openrs.cli.watch.period", lambda _: 0.01)
+    monkeypatch.setitem(engines._ENGINES, "kubernetes", ("tests.cli.fake", "FakeRemoteEngine"))
+    monkeypatch.setattr("openrs.logs.files.Files.period", 0.01)
+    monkeypatch.setattr("openrs.logs.pods.Pods.period", 0.01)
+    monkeypatch.setattr("openrs.cli.progress.period", lambda _: 0.01)
     monkeypatch.setattr("openrs.cli.status.PERIOD", 0.01)
-    monkeypatch.setattr("openrs.cli.watch.PLAIN_EVERY", 0.0)
+    monkeypatch.setattr("openrs.cli.progress.PLAIN_EVERY", 0.0)
     return scheduler

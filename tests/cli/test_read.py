@@ -18,8 +18,9 @@ from tests.cli.conftest import Openrs
 def test_list(openrs: Openrs) -> None:
     said = openrs("list", "--json")
     assert said.code == 0 and said.err == ""
-    assert [set(item) for item in said.json["experiments"]] == [{"name", "title", "fidelity", "hash"}] * 4
-    assert {item["name"] for item in said.json["experiments"]} == {"exp1", "exp2", "exp3", "smoke"}
+    assert [set(item) for item in said.json["experiments"]] == [{"name", "title", "fidelity", "hash"}] * 10
+    versions = [f"exp{number}{version}" for number in (1, 2, 3) for version in ("", "-as-shipped", "-paper")]
+    assert [item["name"] for item in said.json["experiments"]] == [*versions, "smoke"]
     engines = {item["name"]: item["engine"] for item in said.json["clusters"]}
     assert engines == {"k8s": "kubernetes", "local": "local", "slurm": "slurm"}
     lines = openrs("list").out.splitlines()

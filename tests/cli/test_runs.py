@@ -186,7 +186,7 @@ def test_watching_outlasts_a_scheduler_that_is_away(
     scheduler.on_query = away
     assert openrs("status", "mine", "--watch").code == 0
     # One that stays away ends it, with the reason.
-    monkeypatch.setattr("openrs.cli.watch.PATIENCE", 0.05)
+    monkeypatch.setattr("openrs.cli.progress.PATIENCE", 0.05)
     scheduler.queries.clear()
     scheduler.states.clear()
 
@@ -202,7 +202,7 @@ def test_watching_outlasts_a_scheduler_that_is_away(
 def test_watching_a_run_that_nobody_knows_ends(
     openrs: Openrs, scheduler: Scheduler, record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("openrs.cli.watch.PATIENCE", 0.05)
+    monkeypatch.setattr("openrs.cli.progress.PATIENCE", 0.05)
     scheduler.set(base=JobState.UNKNOWN, train=JobState.UNKNOWN, eval=JobState.UNKNOWN)
     said = openrs("status", "mine", "--watch")
     assert said.code == 1 and "no longer knows it" in said.err
@@ -401,7 +401,7 @@ def test_completion_of_names(
         return set(capsys.readouterr().out.split())
 
     assert {"submit", "status"} <= complete("openrs s")
-    assert complete("openrs submit ex") == {"exp1", "exp2", "exp3"}
+    assert complete("openrs submit exp3") == {"exp3", "exp3-as-shipped", "exp3-paper"}
     assert complete("openrs submit smoke --cluster l") == {"local"}
     assert complete("openrs status m") == {"mine"}
     assert complete("openrs --runs /nowhere status m") <= {"mine"}

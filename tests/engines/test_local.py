@@ -192,11 +192,14 @@ def test_a_killed_supervisor_is_no_failure_of_the_run(experiment: Experiment, cl
     wait(lambda: state(runs, "r") == JobState.SUCCEEDED)
 
 
-def test_a_cluster_that_does_not_answer_hides_no_other(experiment: Experiment, cluster: Cluster, runs: Path) -> None:
+def test_a_cluster_that_does_not_answer_hides_no_other(
+    experiment: Experiment, cluster: Cluster, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     here = launch.submit(experiment, cluster, runs, "here")
     elsewhere = here.model_copy(update={"run": "elsewhere", "cluster": load_cluster("k8s")})
     seen = status([here, elsewhere])
     assert seen[0].state != JobState.UNKNOWN
-    assert "comes in a later version" in seen[1].stages[0].reason
-    with pytest.raises(BadInput, match="comes in a later version"):
+    assert "no kubeconfig" in seen[1].stages[0].reason
+    with pytest.raises(BadInput, match="no kubeconfig"):
         status([elsewhere])

@@ -169,11 +169,11 @@ def test_cancel_of_what_waits(held: SlurmBed, tmp_path: Path) -> None:
 def test_states_also_of_what_slurm_has_half_forgotten(held: SlurmBed, tmp_path: Path) -> None:
     single = held.submit("#!/bin/bash\ntrue\n", "-o", "/dev/null")
     array = held.submit("#!/bin/bash\ntrue\n", "-o", "/dev/null", "--array=0-2%1")
-    jobs = [Job(single, None, tmp_path), Job(array, 3, tmp_path), Job("999999", None, tmp_path)]
+    jobs = [Job("run", single, None, tmp_path), Job("run", array, 3, tmp_path), Job("run", "999999", None, tmp_path)]
     seen = inspect(jobs)
     assert [seen[job.handle].state for job in jobs] == [JobState.PENDING, JobState.PENDING, JobState.UNKNOWN]
     assert set(seen[array].tasks) == {0, 1, 2}
-    assert inspect([Job("999999", None, tmp_path)])["999999"].state == JobState.UNKNOWN
+    assert inspect([Job("run", "999999", None, tmp_path)])["999999"].state == JobState.UNKNOWN
     held.run("scancel", f"{array}_1")
     assert inspect(jobs)[array].tasks[1] == JobState.CANCELLED
 
@@ -184,7 +184,7 @@ def test_states_without_accounting(slurm_bed_noacct: SlurmBed, tmp_path: Path, m
     good = slurm_bed_noacct.submit("#!/bin/bash\ntrue\n", "-o", "/dev/null")
     bad = slurm_bed_noacct.submit("#!/bin/bash\nexit 3\n", "-o", "/dev/null")
     slurm_bed_noacct.wait_gone()
-    jobs = [Job(good, None, tmp_path), Job(bad, None, tmp_path), Job("999999", None, tmp_path)]
+    jobs = [Job("run", good, None, tmp_path), Job("run", bad, None, tmp_path), Job("run", "999999", None, tmp_path)]
     states = [inspect(jobs)[job.handle].state for job in jobs]
     assert states == [JobState.SUCCEEDED, JobState.FAILED, JobState.UNKNOWN]
 
@@ -193,7 +193,7 @@ def test_a_controller_that_does_not_answer(bed: SlurmBed, tmp_path: Path) -> Non
     bed.stop_controller()
     try:
         with pytest.raises(OpenRSError, match="contact slurm controller") as failed:
-            inspect([Job("1", None, tmp_path)])
+            inspect([Job("run", "1", None, tmp_path)])
         assert "\n" not in str(failed.value)
     finally:
         bed.start_controller()
@@ -239,7 +239,7 @@ def test_1000_cells_in_one_query(held: SlurmBed, tmp_path: Path) -> None:
     target = place.directory / "submission" / "1" / "eval"
     target.mkdir(parents=True)
     handle = engine.submit(artifacts)["eval"]
-    info = inspect([Job(handle, 1000, target)])[handle]
+    info = inspect([Job("run", handle, 1000, target)])[handle]
     assert len(info.tasks) == 1000
     assert set(info.tasks.values()) == {JobState.PENDING}
     assert len(list((target / "submitit").glob(f"{handle}_*_submitted.pkl"))) == 1000

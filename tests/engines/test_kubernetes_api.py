@@ -1,0 +1,202 @@
+"""A kubeconfig that is of no use, and servers that are not what they should be: one line, exit code 2.
+
+The servers here are fakes that answer what a test says: an old API server and a proxy cannot be had. What a real server
+refuses is in test_kubernetes_bed.py.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import yaml
+
+from openrs import launch
+from openrs.engines.kubernetes.api import Api
+from openrs.errors import BadInput, OpenRSError
+from openrs.spec.cluster import Cluster
+from tests.engines.test_kubernetes_render import K8S, SMOKE
+
+Object = dict[str, Any]
+
+
+def kubeconfig(path: Path, server: str, **user: Any) -> Path:
+    content = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "here",
+        "clusters": [{"name": "c", "cluster": {"server": server}}],
+        "users": [{"name": "u", "user": user}],
+        "contexts": [
+            {"name": "here", "context": {"cluster": "c", "user": "u"}},
+            {"name": "there", "context": {"cluster": "c", "user": "u", "namespace": "mine"}},
+        ],
+    }
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def profile(path: Path, **fields: Any) -> Cluster:
+    return Cluster.model_validate({**K8S.model_dump(), "kubeconfig": str(path), **fields})
+
+
+def refusal(cluster: Cluster, runs: Path) -> str:
+    """What submit says, which must be one line and leave nothing behind."""
+    with pytest.raises(BadInput) as refused:
+        launch.submit(SMOKE, cluster, runs / "runs", "refused")
+    assert str(refused.value).isprintable()
+    assert not (runs / "runs").exists()
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "config file is empty"),
+        (b"[]", "the kubeconfig cannot be used"),
+        (b"[1", "the kubeconfig cannot be used (while parsing"),
+        (b"\xff\xfe", "the kubeconfig cannot be used"),
+        (b"a: b", "Expected key current-context"),
+        (b"current-context: x", "Expected object with name x"),
+        (b"current-context: x\ncontexts: [{name: x}]", "Expected key"),
+        (b"current-context: x\ncontexts: 3", "the kubeconfig cannot be used"),
+    ],
+)
+def test_kubeconfigs_that_are_none(content: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / "config").write_bytes(content)
+    assert words in refusal(profile(tmp_path / "config"), tmp_path)
+
+
+def test_no_kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    cluster = Cluster.model_validate({**K8S.model_dump(), "kubeconfig": None})
+    assert "no kubeconfig: set KUBECONFIG, or kubeconfig in the profile" in refusal(cluster, tmp_path)
+    assert "kubeconfig: the file" in refusal(profile(tmp_path / "none"), tmp_path)
+
+
+def test_contexts(tmp_path: Path) -> None:
+    config = kubeconfig(tmp_path / "config", "https://127.0.0.1:1")
+    said = refusal(profile(config, context="nope"), tmp_path)
+    assert "context = 'nope' is not in the kubeconfig; `kubectl config get-contexts`" in said
+    assert Api.of(profile(config, namespace=None)).namespace == "default"
+    assert Api.of(profile(config, namespace=None, context="there")).namespace == "mine"
+    assert Api.of(profile(config, namespace="own", context="there")).namespace == "own"
+
+
+def test_a_server_that_does_not_answer(tmp_path: Path) -> None:
+    cluster = profile(kubeconfig(tmp_path / "config", "https://127.0.0.1:1"))
+    assert "(https://127.0.0.1:1): the API server does not answer (" in refusal(cluster, tmp_path)
+    with pytest.raises(OpenRSError) as failed:
+        Api.of(cluster).find("jobs")
+    assert not isinstance(failed.value, BadInput), "of a run that is there, it is no mistake of who asks"
+
+
+def test_a_program_for_credentials_that_does_not_work(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    program = {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "command": "no-such-program",
+        "interactiveMode": "Never",
+    }
+    said = refusal(profile(kubeconfig(tmp_path / "config", "https://127.0.0.1:1", exec=program)), tmp_path)
+    assert "the kubeconfig's program for credentials gave none (" in said and "no-such-program" in said
+    assert capfd.readouterr().err == "", "the client would print a line of its own"
+
+
+class Server(BaseHTTPRequestHandler):
+    """Answers `version`, takes whatever is created without the fields in `drops`, and keeps what was asked."""
+
+    version: ClassVar[Object] = {"major": "1", "minor": "34"}
+    drops: ClassVar[tuple[str, ...]] = ()
+    page: ClassVar[bytes | None] = None
+    refuses: ClassVar[tuple[str, ...]] = ()
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self._answer(self.version if self.path == "/version" else {"items": []})
+
+    def do_POST(self) -> None:
+        content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if content.get("kind") in self.refuses:
+            return self._answer({"message": "no room\nfor it", "reason": "Invalid"}, 422)
+        content.setdefault("metadata", {})["uid"] = "u-1"
+        for field in self.drops:
+            content.get("spec", {}).pop(field, None)
+        self._answer(content, 201)
+
+    do_PATCH = do_POST
+
+    def do_DELETE(self) -> None:
+        status = 403 if "Delete" in self.refuses else 200
+        self._answer({"message": 'cannot delete resource "jobs"', "reason": "Forbidden"}, status)
+
+    def _answer(self, content: Object, status: int = 200) -> None:
+        self.asked.append(f"{self.command} {self.path}")
+        body = json.dumps(content).encode() if self.page is None else self.page
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Iterator[tuple[type[Server], Cluster]]:
+    """A class whose variables say what is answered, and a profile that asks it."""
+    handler = type("Fake", (Server,), {"asked": []})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield handler, profile(kubeconfig(tmp_path / "config", f"http://127.0.0.1:{server.server_port}"))
+        server.shutdown()
+        thread.join()
+
+
+def test_a_server_that_is_too_old(fake: tuple[type[Server], Cluster], tmp_path: Path) -> None:
+    server, cluster = fake
+    server.version = {"major": "1", "minor": "28+"}
+    said = refusal(cluster, tmp_path)
+    assert "1.28 is older than 1.29 and cannot promise that no second trainer starts" in said
+    assert "allow_old_server" in said
+    assert server.asked == ["GET /version"]
+
+
+@pytest.mark.parametrize("field", ["podReplacementPolicy", "podFailurePolicy", "backoffLimitPerIndex"])
+def test_a_server_that_drops_a_field(field: str, fake: tuple[type[Server], Cluster], tmp_path: Path) -> None:
+    server, cluster = fake
+    server.drops = (field,)
+    said = refusal(cluster, tmp_path)
+    assert f"the server dropped {field}, and with it the promise that " in said
+    made = [line for line in server.asked if line.startswith("POST") and "/jobs?" in line]
+    gone = [line for line in server.asked if line.startswith("DELETE")]
+    assert len(gone) == len(made), "what was made is taken back"
+
+
+def test_an_old_server_by_leave_of_the_profile(fake: tuple[type[Server], Cluster], tmp_path: Path) -> None:
+    server, cluster = fake
+    server.version, server.drops = {"major": "1", "minor": "27"}, ("podReplacementPolicy",)
+    record = launch.submit(SMOKE, cluster.model_copy(update={"allow_old_server": True}), tmp_path / "runs", "old")
+    assert len(record.submissions[0].stages) == 3 - (not SMOKE.evaluation.at_steps)
+    sent = [line for line in server.asked if line.startswith("POST") and "/jobs?" in line]
+    assert all("fieldValidation=Warn" in line for line in sent), "Strict would refuse the field that it does not know"
+
+
+def test_a_proxy_that_answers_instead(fake: tuple[type[Server], Cluster], tmp_path: Path) -> None:
+    server, cluster = fake
+    for page in (b"<html>Log in</html>", b"[]", b"{}", b'{"major": "one", "minor": null}'):
+        server.page = page
+        assert "what answers there is no Kubernetes API server" in refusal(cluster, tmp_path)
+
+
+def test_what_cannot_be_taken_back_is_named(fake: tuple[type[Server], Cluster], tmp_path: Path) -> None:
+    server, cluster = fake
+    server.refuses = ("ConfigMap", "Delete")
+    said = refusal(cluster, tmp_path)
+    assert "no room for it" in said
+    assert "left behind: `kubectl delete job refused-base-1`" in said

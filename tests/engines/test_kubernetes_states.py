@@ -1,0 +1,191 @@
+"""What is said of Jobs and pods as a real cluster described them.
+
+`kubernetes/states.json` was recorded on the test bed (Kubernetes 1.34), with the fields left out that nobody reads.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from openrs.engines import JobInfo, JobState
+from openrs.engines.kubernetes import _is_stuck, states
+from openrs.engines.kubernetes.manifest import AFTER, KUEUE_QUEUE
+
+Object = dict[str, Any]
+
+SEEN: dict[str, Object] = json.loads((Path(__file__).parent / "kubernetes" / "states.json").read_text())
+
+
+def said(name: str) -> JobInfo:
+    seen = copy.deepcopy(SEEN[name])
+    return states.job_info(seen["job"], seen["pods"], seen["events"])
+
+
+P, R, F = JobState.PENDING, JobState.RUNNING, JobState.FAILED
+
+
+@pytest.mark.parametrize(
+    ("name", "state", "words"),
+    [
+        ("complete", JobState.SUCCEEDED, []),
+        ("config", F, ["training.micro_batch: does not fit"]),
+        ("again", F, ["pod again-train-1-0-", "ended with code 3"]),
+        ("memory", F, ["was killed for want of memory (exit 137)", "raise resources.memory_gb"]),
+        ("python", F, ["could not start", '"no-such-python": executable file not found', "check python in the profile"]),
+        ("interrupted", P, ["starting; the attempt before: stopped and saved at step 12"]),
+        ("product", P, ["Unschedulable", "no node has such a GPU", "gpu_products in the profile"]),
+        ("gpus", P, ["2 Insufficient nvidia.com/gpu", "ask for less in resources"]),
+        ("taint", P, ["untolerated taint", "add tolerations to the profile"]),
+        ("claim", P, ['persistentvolumeclaim "nope" not found', "make the claim, or name another in volumes"]),
+        ("unbound", P, ["unbound immediate PersistentVolumeClaims", "`kubectl get pvc`"]),
+        ("image", P, ["ImagePullBackOff", "check image and image_pull_secrets in the profile"]),
+        ("secret", P, ['secret "hf" not found', "a Secret or ConfigMap that it names is missing"]),
+        ("config-map", P, ['configmap "gone" not found', "cannot be mounted"]),
+        ("quota", P, ["no pod may be made", "exceeded quota: small", "tries again by itself"]),
+        ("evicting", R, ["stopping: evicted through the API (a drain?)"]),
+        ("evicted", P, ["the next attempt starts soon; the last one: evicted through the API"]),
+        ("preempted", P, ["2 Insufficient nvidia.com/gpu", "it waits until they are free"]),  # the scheduler has removed its pod
+        ("rebooted", P, ["starting; the attempt before: pod runs-train-1-0-", "its node node-", "restarted"]),
+        ("lost", JobState.INTERRUPTED, ["no longer answers", "kubectl delete node node-", "out-of-service", "openrs resume runs"]),
+        ("held", P, ["waits for held-train-1"]),
+        ("by-somebody", P, ["suspended by somebody", "kubectl patch"]),
+        ("runs", R, []),
+        ("array", R, []),
+        ("array-ended", F, ["pod array-ended-eval-1-", "ended with code 78"]),
+    ],
+)  # fmt: skip
+def test_states_in_plain_words(name: str, state: JobState, words: list[str]) -> None:
+    info = said(name)
+    assert info.state == state, info
+    for word in words:
+        assert word in info.reason, info.reason
+    assert bool(words) == bool(info.reason)
+    assert not info.reason or info.reason.isprintable(), "one line"
+
+
+def test_every_recorded_state_is_looked_at() -> None:
+    (mark,) = test_states_in_plain_words.pytestmark  # type: ignore[attr-defined]
+    assert sorted(SEEN) == sorted(case[0] for case in mark.args[1])
+
+
+def test_indexes_of_an_array() -> None:
+    done, failed = JobState.SUCCEEDED, JobState.FAILED
+    assert said("array").tasks == {0: done, 1: failed, 2: done, 4: done}
+    assert said("array-ended").tasks == {0: done, 1: failed, 2: done, 3: failed, 4: done}
+    assert said("complete").tasks == {}, "training is no array"
+    assert states.indexes("") == []
+    assert states.indexes("0-3,7,9-10") == [0, 1, 2, 3, 7, 9, 10]
+
+
+def test_the_supervisors_own_words() -> None:
+    assert (said("interrupted").step, said("interrupted").attempts) == (12, 1)
+    assert said("config").attempts == 1
+
+
+def test_a_process_below_the_supervisor_that_was_killed_for_memory() -> None:
+    """Put together from two records: how such a container ends depends on the kernel's cgroups."""
+    seen = copy.deepcopy(SEEN["memory"])
+    seen["pods"][0]["status"]["containerStatuses"][0]["state"]["terminated"]["message"] = (
+        '{"code": 1, "reason": "rank 0 died"}'
+    )
+    reason = states.job_info(seen["job"], seen["pods"], []).reason
+    assert reason == "rank 0 died; the pod ran out of memory, raise resources.memory_gb"
+
+
+def test_the_newest_failure_counts_in_whatever_order_pods_are_listed() -> None:
+    seen = copy.deepcopy(SEEN["config"])
+    older = copy.deepcopy(SEEN["memory"]["pods"][0])
+    older["metadata"]["creationTimestamp"] = "2020-01-01T00:00:00Z"
+    for pods in ([*seen["pods"], older], [older, *seen["pods"]]):
+        assert states.job_info(seen["job"], pods, []).reason == "training.micro_batch: does not fit"
+
+
+def test_a_lost_node_is_said_only_while_every_living_pod_stands_on_one() -> None:
+    seen = copy.deepcopy(SEEN["lost"])
+    other = copy.deepcopy(SEEN["runs"]["pods"][0])
+    assert states.job_info(seen["job"], [*seen["pods"], other], []).state == R
+
+
+def test_queued_by_kueue() -> None:
+    seen = copy.deepcopy(SEEN["by-somebody"])
+    seen["job"]["metadata"]["labels"][KUEUE_QUEUE] = "a40"
+    assert states.job_info(seen["job"], [], []) == JobInfo(P, "queued in a40 (Kueue)")
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("PreemptionByScheduler", "preempted by a pod of higher priority"),
+        ("TerminationByKubelet", "ended by its node"),
+        ("DeletionByPodGC", "its node is gone"),
+        ("Unheard", "Unheard"),
+    ],
+)
+def test_other_disruptions(reason: str, words: str) -> None:
+    """Recorded as an eviction; only the reason is put in."""
+    for name in ("evicting", "evicted"):
+        seen = json.loads(json.dumps(SEEN[name]).replace("EvictionByEvictionAPI", reason))
+        assert words in states.job_info(seen["job"], seen["pods"], []).reason
+
+
+def test_deleted() -> None:
+    seen = copy.deepcopy(SEEN["runs"])
+    seen["job"]["metadata"]["deletionTimestamp"] = "2026-11-23T00:00:00Z"
+    assert states.job_info(seen["job"], seen["pods"], []).state == R, "it still saves"
+    seen["job"]["status"] = {}
+    assert states.job_info(seen["job"], [], []).state == JobState.CANCELLED
+
+
+def _waiting(after: str | None, waits: Object) -> JobInfo | None:
+    jobs = {"e": waits}
+    if after is not None:
+        jobs["held-train-1"] = SEEN[after]["job"]
+    infos = {
+        name: states.job_info(job, SEEN[after]["pods"] if after and name != "e" else [], [])
+        for name, job in jobs.items()
+    }
+    return states.in_vain(jobs, infos).get("e")
+
+
+def test_waiting_in_vain() -> None:
+    held = SEEN["held"]["job"]
+    assert held["metadata"]["annotations"][AFTER] == "held-train-1"
+    assert _waiting("runs", held) is None
+    assert _waiting("evicted", held) is None
+    for after, state, words in (
+        (None, JobState.CANCELLED, "held-train-1, which is gone"),
+        ("config", JobState.CANCELLED, "held-train-1, which did not succeed"),
+        ("complete", P, "held-train-1 is complete; `openrs watch held` releases it"),
+    ):
+        info = _waiting(after, held)
+        assert info is not None and info.state == state and words in info.reason
+    assert states.may_begin(held, {"held-train-1": SEEN["complete"]["job"]})
+    assert not states.may_begin(held, {"held-train-1": SEEN["config"]["job"]})
+    released = {**held, "spec": {**held["spec"], "suspend": False}}
+    assert not states.may_begin(released, {"held-train-1": SEEN["complete"]["job"]})
+
+
+def test_when_events_are_asked_for() -> None:
+    assert _is_stuck(SEEN["quota"]["job"], SEEN["quota"]["pods"])
+    for name in ("held", "complete", "runs", "evicted"):
+        assert not _is_stuck(SEEN[name]["job"], SEEN[name]["pods"]), name
+    creating = states.creating(SEEN["config-map"]["pods"])
+    assert creating is not None and creating["metadata"]["name"].startswith("config-map-train-1-0-")
+    assert states.creating(SEEN["runs"]["pods"]) is None
+    assert states.creating(SEEN["image"]["pods"]) is None
+    assert states.creating([]) is None
+
+
+@pytest.mark.parametrize(
+    "message", ["", "not json", "[]", "3", "null", '{"code": 1}', '{"reason": null}', '{"reason": ["x"], "step": "no"}']
+)
+def test_last_words_that_are_none(message: str) -> None:
+    pod = copy.deepcopy(SEEN["again"]["pods"][0])
+    pod["status"]["containerStatuses"][0]["state"]["terminated"]["message"] = message
+    info = states.job_info(SEEN["again"]["job"], [pod], [])
+    assert info.state == F and info.reason
