@@ -1,0 +1,207 @@
+"""How a run went: training curves, attempts, what they cost, what was lost, and what it was sent with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from openrs.runs.directory import RunDirectory
+from openrs.runs.files import read_lines, read_object
+
+CURVES = {
+    "reward": "Reward",
+    "accuracy": "Accuracy on training problems",
+    "completion_tokens": "Completion length, tokens",
+    "kl": "KL to the reference model",
+    "entropy": "Entropy",
+}
+"""Fields of `metrics.jsonl` that are drawn."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start of a supervisor."""
+
+    stage: str
+    task: int | None
+    number: int
+    start: float
+    end: float
+    cut: bool
+    """No end was recorded: killed, or still running; `end` is the last sign of life."""
+    gpus: int
+    gpu_type: str | None
+    node: str | None
+    reason: str
+
+    @property
+    def hours(self) -> float:
+        """GPU-hours."""
+        return self.gpus * (self.end - self.start) / 3600
+
+
+@dataclass
+class History:
+    """What a run directory says beside its cells."""
+
+    spec: dict[str, Any] | None = None
+    lock: dict[str, Any] | None = None
+    curves: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
+    attempts: list[Attempt] = field(default_factory=list)
+    price: float | None = None
+    """Dollars for a GPU-hour."""
+    repeated: float = 0.0
+    """Seconds of training steps that were done again."""
+    repeated_steps: int = 0
+    waited: float = 0.0
+    """Seconds between attempts of the training."""
+    completions: list[dict[str, Any]] = field(default_factory=list)
+    """Best and worst of the last training step that is kept."""
+    differences: list[tuple[str, str, str]] = field(default_factory=list)
+    """Field, here, in the reference."""
+    reference: str | None = None
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def gpu_hours(self) -> float:
+        """Of all attempts."""
+        return sum(attempt.hours for attempt in self.attempts)
+
+    @property
+    def dollars(self) -> float | None:
+        """What the GPU-hours cost; None without a price."""
+        return None if self.price is None else self.gpu_hours * self.price
+
+
+def read_history(directory: Path) -> History:
+    """Reads what is there, and says what is not."""
+    run = RunDirectory(directory)
+    history = History(spec=read_object(directory / "spec.json"), lock=read_object(run.lock))
+    record = read_object(directory / "record.json") or {}
+    price = (record.get("cluster") or {}).get("price_per_gpu_hour") if isinstance(record.get("cluster"), dict) else None
+    history.price = float(price) if isinstance(price, (int, float)) else None
+    lines = [line for line in read_lines(run.metrics) if type(line.get("step")) is int]
+    _curves(history, lines)
+    history.attempts = _attempts(run, lines)
+    trained = [attempt for attempt in history.attempts if attempt.stage == "train"]
+    history.waited = sum(max(0.0, b.start - a.end) for a, b in pairwise(trained))
+    history.completions = _completions(directory)
+    if history.spec is not None:
+        history.reference, history.differences = differences(history.spec)
+    for there, what in (
+        (history.spec, "spec.json: what the run was sent with"),
+        (history.lock, "lock.json: code, packages and hardware"),
+        (history.attempts, "the ledger: attempts, time and cost"),
+        (lines, "metrics.jsonl: training curves"),
+    ):
+        if not there:
+            history.missing.append(f"{what} is not there")
+    if lines:
+        history.missing += [f"{name} is not recorded" for name in ("kl", "entropy") if name not in history.curves]
+    return history
+
+
+def _curves(history: History, lines: list[dict[str, Any]]) -> None:
+    last: dict[int, dict[str, Any]] = {}
+    for line in lines:
+        before = last.get(line["step"])
+        if before is not None:  # done again after a stop: the last one is the one that counted
+            history.repeated_steps += 1
+            seconds = before.get("seconds")
+            history.repeated += float(seconds) if isinstance(seconds, (int, float)) else 0.0
+        last[line["step"]] = line
+    for name in CURVES:
+        pairs = [(step, last[step][name]) for step in sorted(last) if isinstance(last[step].get(name), (int, float))]
+        if pairs:
+            history.curves[name] = ([step for step, _ in pairs], [float(value) for _, value in pairs])
+
+
+def _attempts(run: RunDirectory, lines: list[dict[str, Any]]) -> list[Attempt]:
+    events = run.ledger()
+    ends = {(event["writer"], event.get("attempt")): event for event in events if event["event"] == "end"}
+    signs: dict[str, float] = {}
+    for event in events:
+        signs[event["writer"]] = max(signs.get(event["writer"], 0.0), float(event["time"]))
+    steps: dict[Any, float] = {}
+    for line in lines:
+        if isinstance(line.get("time"), (int, float)):
+            steps[line.get("attempt")] = max(steps.get(line.get("attempt"), 0.0), float(line["time"]))
+    found = []
+    for event in events:
+        if event["event"] != "start" or not isinstance(event.get("stage"), str):
+            continue
+        end = ends.get((event["writer"], event.get("attempt")))
+        sign = signs[event["writer"]]
+        if event["stage"] == "train":
+            sign = max(sign, steps.get(event.get("attempt"), 0.0))
+        gpus = event.get("gpus")
+        found.append(
+            Attempt(
+                event["stage"],
+                event.get("task"),
+                int(event.get("attempt") or 0),
+                float(event["time"]),
+                float(end["time"]) if end else sign,
+                end is None,
+                gpus if type(gpus) is int else 0,
+                event.get("gpu_type"),
+                event.get("node"),
+                str(end.get("reason") or f"exit code {end.get('code')}") if end else "no end recorded",
+            )
+        )
+    return sorted(found, key=lambda attempt: attempt.start)
+
+
+def _completions(directory: Path) -> list[dict[str, Any]]:
+    files = sorted((directory / "completions").glob("step-*.jsonl")) if (directory / "completions").is_dir() else []
+    if not files:
+        return []
+    rows = [
+        {**row, "total": sum(value for value in row["rewards"].values() if isinstance(value, (int, float)))}
+        for row in read_lines(files[-1])
+        if isinstance(row.get("completion"), str) and isinstance(row.get("rewards"), dict)
+    ]
+    if not rows:
+        return []
+    best, worst = max(rows, key=lambda row: row["total"]), min(rows, key=lambda row: row["total"])
+    step = files[-1].stem
+    return [{**best, "title": f"best of {step}"}, {**worst, "title": f"worst of {step}"}]
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """`{"training.steps": 500, …}`."""
+    if isinstance(value, dict) and value:
+        return {k: v for key, inner in value.items() for k, v in flatten(inner, f"{prefix}{key}.").items()}
+    if isinstance(value, list) and value and all(isinstance(inner, dict) for inner in value):
+        return {
+            k: v for i, inner in enumerate(value) for k, v in flatten(inner, f"{prefix}{inner.get('name', i)}.").items()
+        }
+    return {prefix.removesuffix("."): value}
+
+
+def differences(spec: dict[str, Any]) -> tuple[str | None, list[tuple[str, str, str]]]:
+    """The paper's experiment that a spec is held against, and the fields in which it differs: (field, here, there)."""
+    from openrs.errors import BadInput
+    from openrs.spec.load import load_experiment
+
+    name = str(spec.get("name"))
+    reference = next((known for known in ("exp1", "exp2", "exp3") if name.startswith(known)), "exp3")
+    try:
+        there = flatten(load_experiment(reference, []).model_dump(mode="json"))
+    except BadInput:
+        return None, []
+    here = flatten(spec)
+    skip = ("name", "title", "schema_version")
+    return reference, [
+        (key, _short(here.get(key, "–")), _short(there.get(key, "–")))
+        for key in dict.fromkeys([*here, *there])
+        if key not in skip and here.get(key, None) != there.get(key, None)
+    ]
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 120 else f"{text[:119]}…"

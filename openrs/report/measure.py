@@ -1,0 +1,188 @@
+"""Cells of one checkpoint on one benchmark as one number, with what it bears."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openrs.evaluation import statistics as st
+from openrs.report.cells import CellResult
+from openrs.report.published import title
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A checkpoint on a benchmark, over its seeds, on one hardware with one set of settings."""
+
+    run: str
+    series: str
+    checkpoint: str
+    step: int | None
+    benchmark: str
+    settings: str
+    hardware: str | None
+    """None where it is not recorded."""
+    model: str | None
+    seeds: list[int]
+    scores: list[float]
+    problems: int
+    data: str | None
+    outcomes: NDArray[np.float64] | None
+    """(seeds, problems), where every seed has them."""
+    mean: float
+    sd: float | None
+    these: st.Interval
+    new: st.Interval
+    facts: dict[str, Any]
+
+    @property
+    def title(self) -> str:
+        """Benchmark, as people write it."""
+        return title(self.benchmark)
+
+    @property
+    def name(self) -> str:
+        """`step 50` or `base model`, with the series where it is not the run."""
+        what = "base model" if self.step is None else f"step {self.step}"
+        if self.step is None and not self.checkpoint.startswith("rev-"):
+            what = self.checkpoint
+        return what if self.series == self.run else f"{self.series}, {what}"
+
+    @property
+    def means(self) -> NDArray[np.float64] | None:
+        """Each problem's mean over seeds."""
+        return None if self.outcomes is None else self.outcomes.mean(axis=0)
+
+    def json(self) -> dict[str, Any]:
+        """For `--json` and the tables."""
+        return {
+            "run": self.run,
+            "series": self.series,
+            "checkpoint": self.checkpoint,
+            "step": self.step,
+            "benchmark": self.benchmark,
+            "settings": self.settings,
+            "hardware": self.hardware,
+            "seeds": self.seeds,
+            "scores": self.scores,
+            "problems": self.problems,
+            "score": self.mean,
+            "sd": self.sd,
+            "by_problem": self.outcomes is not None,
+            "these_problems": interval_json(self.these),
+            "new_problems": interval_json(self.new),
+            **{name: self.facts[name] for name in ("seconds", "completion_tokens", "truncated") if name in self.facts},
+        }
+
+
+def interval_json(interval: st.Interval) -> dict[str, Any]:
+    """An interval and how it was made."""
+    return {
+        "low": interval.low,
+        "high": interval.high,
+        "method": interval.method,
+        "conservative": interval.conservative,
+    }
+
+
+def measure(cells: Sequence[CellResult], pool_hardware: bool = False) -> list[Measured]:
+    """One `Measured` for each checkpoint, benchmark, settings and hardware; the base model first, then by step."""
+    groups: dict[tuple[Any, ...], list[CellResult]] = defaultdict(list)
+    for cell in cells:
+        hardware = None if pool_hardware else cell.hardware
+        order = -1 if cell.step is None else cell.step
+        key = (
+            cell.run,
+            cell.benchmark,
+            cell.series,
+            order,
+            cell.checkpoint,
+            cell.settings,
+            hardware or "",
+            cell.data or "",
+            cell.problems,
+        )
+        groups[key].append(cell)
+    ordered = [
+        sorted(group, key=lambda cell: cell.seed) for _, group in sorted(groups.items(), key=lambda item: item[0])
+    ]
+    # One bootstrap for all checkpoints with equally many problems: they share their resamplings.
+    matrices = [_outcomes(group) for group in ordered]
+    resampled: dict[int, st.Interval] = {}
+    by_size: dict[int, list[int]] = defaultdict(list)
+    for index, matrix in enumerate(matrices):
+        if matrix is not None and not _wilson(matrix):
+            by_size[matrix.shape[1]].append(index)
+    for indices in by_size.values():
+        columns = np.stack([m.mean(axis=0) for i in indices if (m := matrices[i]) is not None], axis=1)
+        resampled |= dict(zip(indices, st.bootstrap_intervals(columns), strict=True))
+    return [
+        _measured(group, matrix, resampled.get(index))
+        for index, (group, matrix) in enumerate(zip(ordered, matrices, strict=True))
+    ]
+
+
+def _wilson(matrix: NDArray[np.float64]) -> bool:
+    return len(matrix) == 1 and bool(np.isin(matrix, (0.0, 1.0)).all())
+
+
+def _outcomes(group: list[CellResult]) -> NDArray[np.float64] | None:
+    rows = [cell.outcomes for cell in group if cell.outcomes is not None]
+    return np.stack(rows) if len(rows) == len(group) else None
+
+
+def _measured(group: list[CellResult], matrix: NDArray[np.float64] | None, resampled: st.Interval | None) -> Measured:
+    first = group[0]
+    scores = [cell.score for cell in group]
+    mean, sd = st.mean_sd(scores)
+    if matrix is not None:
+        these = st.sampling_interval(matrix)
+    elif len(scores) > 1:
+        these = st.seeds_interval(scores, first.problems)
+    else:
+        these = st.wilson_interval(mean, first.problems, st.THESE)
+    new = resampled or st.wilson_interval(mean, first.problems)
+    if resampled is None and len(scores) > 1:
+        # A mean over seeds varies less over problems than one answer does: p(1 − p)/n is an upper bound.
+        new = st.Interval(new.low, new.high, st.NEW, "Wilson of one answer a problem", conservative=True)
+    hardware = sorted({cell.hardware for cell in group if cell.hardware})
+    return Measured(
+        first.run,
+        first.series,
+        first.checkpoint,
+        first.step,
+        first.benchmark,
+        first.settings,
+        " + ".join(hardware) or None,
+        first.model,
+        [cell.seed for cell in group],
+        scores,
+        first.problems,
+        first.data,
+        matrix,
+        mean,
+        sd,
+        these,
+        new,
+        _facts(group),
+    )
+
+
+def _facts(group: list[CellResult]) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    for name in ("completion_tokens", "truncated", "reasoned"):
+        known = [cell.facts[name] for cell in group if isinstance(cell.facts.get(name), (int, float))]
+        if known:
+            facts[name] = sum(known) / len(known)
+    seconds = [cell.facts["seconds"] for cell in group if isinstance(cell.facts.get("seconds"), (int, float))]
+    if seconds:
+        facts["seconds"] = sum(seconds)
+    samples = [sample for cell in group for sample in cell.facts.get("samples") or [] if isinstance(sample, dict)]
+    if samples:
+        facts["samples"] = samples
+    return facts
