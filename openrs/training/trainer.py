@@ -192,6 +192,7 @@ class Trainer(GRPOTrainer):
         micro_batch = self._step % self.args.gradient_accumulation_steps
         set_seed(derived_seed(self.args.seed, self.state.global_step, micro_batch, self._rank.rank))
         self._scores = {}
+        verify.take_tally()  # what somebody else in this process had judged is not this step's
         result = super()._generate_and_score_completions(inputs)
         for name, share in verify.take_tally().items():
             shares = self.accelerator.gather(torch.tensor(share, device=self.accelerator.device))
