@@ -16,6 +16,7 @@ from openrs.cli import (
     cancel,
     check,
     diff,
+    eval,
     import_,
     list_,
     logs,
@@ -58,6 +59,7 @@ COMMANDS = (
     pull,
     cancel,
     resume,
+    eval,
     import_,
     report,
 )

@@ -72,6 +72,16 @@ ClusterName = Annotated[
         autocompletion=_complete_cluster,
     ),
 ]
+ClusterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="C",
+        help="Profile: slurm, local, or one of openrs.toml.",
+        show_default=False,
+        autocompletion=_complete_cluster,
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(

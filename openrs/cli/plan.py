@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from openrs.cli.options import ClusterName, ExperimentName, Json, Overrides
 
 if TYPE_CHECKING:
+    from openrs.outlook import Outlook
     from openrs.plan import Plan
     from openrs.spec.cluster import Cluster
-    from openrs.spec.experiment import Resources
+    from openrs.spec.parts import Resources
 
 
 def command(exp: ExperimentName, cluster: ClusterName, overrides: Overrides = None, json: Json = False) -> None:
     """Stages, resources, steps, and the most they can cost."""
     from openrs.cli.output import print_json
+    from openrs.outlook import outlook
     from openrs.plan import make_plan
     from openrs.report.text import table
     from openrs.spec.load import load_cluster, load_experiment
 
     profile = load_cluster(cluster)
-    plan = make_plan(load_experiment(exp, overrides), profile)
+    spec = load_experiment(exp, overrides)
+    plan, sights = make_plan(spec, profile), outlook(spec)
     bound = cost(plan, profile)
     if json:
-        print_json({**plan.model_dump(mode="json"), "cost": bound})
+        print_json({**plan.model_dump(mode="json"), "cost": bound, "evaluation": sights.model_dump(mode="json")})
         return
     print(f"{plan.experiment} on {plan.cluster} ({plan.engine}), {plan.hash}")
     batches = f"{plan.accumulation} micro-batches a rank and step"
@@ -55,6 +59,42 @@ def command(exp: ExperimentName, cluster: ClusterName, overrides: Overrides = No
         print(f"at most {bound['gpu_hours']:g} GPU-hours{_dollars(bound, profile)}: {bound['basis']}")
     else:
         print("no GPU")
+    for line in evaluation_lines(sights):
+        print(line)
+
+
+def evaluation_lines(sights: Outlook) -> Iterator[str]:
+    """What the evaluation takes, and the least gain that each benchmark's seeds can show."""
+    from openrs.report.text import table
+
+    if not sights.benchmarks:
+        return
+    yield ""
+    if sights.gpu_hours is not None:
+        yield (
+            f"evaluation: about {sights.gpu_hours:g} GPU-hours as sent; {sights.full_gpu_hours:g} with the full protocol on all "
+            f"{sights.checkpoints} checkpoints, {sights.one_full_gpu_hours:g} for one more (modelled, one A40-class GPU a cell)"
+        )
+    rows = [
+        (
+            one.benchmark,
+            "-" if one.problems is None else one.problems,
+            "-" if one.deviation is None else f"{one.deviation:.1f}{'' if one.published else ' at most'}",
+            _sees(one.seeds, one.sees),
+            _sees(one.full_seeds, one.full_sees),
+        )
+        for one in sights.benchmarks
+    ]
+    head = ("BENCHMARK", "PROBLEMS", "SD OF A SEED", "A CHECKPOINT AS SENT", "BY THE FULL PROTOCOL")
+    yield table(head, rows, right=(1, 2))
+    yield "least true gain over the base model that is seen four times out of five, in points, on these problems"
+
+
+def _sees(seeds: int, gain: float | None) -> str:
+    count = f"{seeds} seed{'' if seeds == 1 else 's'}"
+    return (
+        f"{count}: the noise is not known" if gain is None else f"{count} see{'s' if seeds == 1 else ''} ≥ {gain:.1f}"
+    )
 
 
 def _dollars(bound: dict[str, Any], cluster: Cluster) -> str:

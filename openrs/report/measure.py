@@ -179,6 +179,12 @@ def _facts(group: list[CellResult]) -> dict[str, Any]:
         known = [cell.facts[name] for cell in group if isinstance(cell.facts.get(name), (int, float))]
         if known:
             facts[name] = sum(known) / len(known)
+    reasoned = [(cell.facts.get("reasoned"), cell.facts.get("reasoned_accuracy")) for cell in group]
+    right = [(share, accuracy) for share, accuracy in reasoned if accuracy is not None and share]
+    if right:  # of all answers that were reasoned, whichever seed they are of
+        facts["reasoned_accuracy"] = sum(share * accuracy for share, accuracy in right) / sum(
+            share for share, _ in right
+        )
     seconds = [cell.facts["seconds"] for cell in group if isinstance(cell.facts.get("seconds"), (int, float))]
     if seconds:
         facts["seconds"] = sum(seconds)

@@ -108,9 +108,13 @@ class _Worker:
 class Pool:
     """So many worker processes, started when there is work for them."""
 
-    def __init__(self, size: int | None = None, seconds: float = SECONDS, memory: int = MEMORY) -> None:
+    def __init__(
+        self, size: int | None = None, seconds: float = SECONDS, memory: int = MEMORY, lighteval: bool = False
+    ) -> None:
         self.size = size or default_size()
         self.seconds, self._memory = seconds, memory
+        self._lighteval = lighteval
+        """Whether its workers judge by lighteval's metrics."""
         self.workers: list[_Worker] = []
         self._lock = threading.Lock()
         self._failed_starts = 0
@@ -161,7 +165,7 @@ class Pool:
         worker = _Worker(process, time.monotonic() + START_SECONDS)
         for pipe in worker.pipes:
             os.set_blocking(pipe, False)
-        worker.send({"memory": self._memory})
+        worker.send({"memory": self._memory, "lighteval": self._lighteval})
         return worker
 
     def started(self, error: str | None) -> None:
@@ -169,7 +173,8 @@ class Pool:
         self._failed_starts = 0 if error is None else self._failed_starts + 1
         if error is not None and self._failed_starts >= 3:
             self._failed_starts = 0
-            raise OpenRSError(f"math-verify cannot be run by {sys.executable}: {error}; install openrs[train] there")
+            what, extra = ("lighteval", "eval") if self._lighteval else ("math-verify", "train")
+            raise OpenRSError(f"{what} cannot be run by {sys.executable}: {error}; install openrs[{extra}] there")
 
 
 class _Call:

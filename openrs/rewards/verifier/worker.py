@@ -3,7 +3,7 @@
 Started by the pool, which kills it where a pair takes too long. It ends by itself when its standard input ends, when it
 has grown too large, and with its parent, however that ends.
 
-    {"memory": bytes}                           → "ready", or {"error": why}
+    {"memory": bytes, "lighteval": bool}        → "ready", or {"error": why}
     {"rule", "gold", "text", "announced_only"}  → true or false (can the gold answer be read?), and if so
                                                   {"correct": bool, "limit": null, "time" or "memory", "leaving": bool}
 
@@ -27,6 +27,9 @@ PR_SET_PDEATHSIG = 1
 
 CPU_SECONDS = 0.5
 """Processor time for a pair. Of 10,691 pairs of published problems none that is equal took half of it."""
+
+EXTRACTIVE_CPU_SECONDS = 30.0
+"""The same where lighteval judges: it looks for answers in all of a completion, which may have 32,768 tokens."""
 
 GOLD_CPU_SECONDS = 2.0
 """Processor time for the parse of a gold answer, once for all its completions."""
@@ -56,6 +59,11 @@ def main(parent: int) -> int:
         import math_verify  # noqa: F401
 
         from openrs.rewards.verifier import grade
+
+        if settings["lighteval"]:
+            from openrs.evaluation import extractive
+
+            extractive.preload()
     except ImportError as error:
         _reply(replies, {"error": str(error)})
         return 1
@@ -85,7 +93,7 @@ def _serve(request: dict[str, Any], replies: BinaryIO, ceiling: int) -> bool:
     if not readable:
         return True
     try:
-        with _cpu_limit(CPU_SECONDS):
+        with _cpu_limit(EXTRACTIVE_CPU_SECONDS if request["rule"] in grade.EXTRACTIVE else CPU_SECONDS):
             correct = grade.correct(request["rule"], request["gold"], request["text"], request["announced_only"])
     except OverTime:
         limit = "time"
