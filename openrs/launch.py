@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from openrs import plan as planning
 from openrs.data.load import model_path
@@ -20,9 +21,10 @@ from openrs.runs.directory import RunDirectory
 from openrs.runs.files import write_atomic
 from openrs.spec.base import RUN_ID
 from openrs.spec.canonical import pretty
+from openrs.spec.change import changed, check_change, with_overrides
 from openrs.spec.cluster import Cluster
 from openrs.spec.experiment import Experiment
-from openrs.spec.load import PACKAGE
+from openrs.spec.load import PACKAGE, load_experiment
 from openrs.stage import read
 from openrs.status import all_jobs, finished_cells, jobs, stage_states
 
@@ -121,10 +123,11 @@ def submit(
         raise
 
 
-def resume(runs: Path, run: str) -> record.Record:
+def resume(runs: Path, run: str, overrides: list[str] | None = None, *, allow_change: bool = False) -> record.Record:
     """Sends what of a run is not done: training from its newest checkpoint, and the cells that are missing.
 
-    Raises BadInput if it is still running or already complete.
+    With `overrides` and `allow_change` it goes on with another logging, retention and the like. Raises BadInput if it is
+    still running or already complete, and if the spec is not the one that was sent.
     """
     record.load(runs, run)
     with _alone(runs, run):
@@ -138,8 +141,13 @@ def resume(runs: Path, run: str) -> record.Record:
                 f"run {run}: stage {alive[0]} has not ended; `openrs status {run}` shows it, "
                 f"`openrs cancel {run}` stops it"
             )
-        experiment = read(Experiment, directory.path / "spec.json")
-        number = max([0, *directory.submissions()]) + 1
+        submissions = directory.submissions()
+        experiment = with_overrides(read(Experiment, directory.path / "spec.json"), overrides or [])
+        changes: dict[str, tuple[Any, Any]] = {}
+        if submissions:
+            sent = read(Experiment, directory.submission(submissions[-1]) / "spec.json")
+            changes = check_change(run, sent, experiment, allow_change)
+        number = max([0, *submissions]) + 1
         plan = _remaining(experiment, known, infos)
         if not plan.stages:
             raise BadInput(f"run {run} is complete; there is nothing to resume")
@@ -147,9 +155,25 @@ def resume(runs: Path, run: str) -> record.Record:
         try:
             if isinstance(engine, RemoteEngine):
                 engine.retire(all_jobs(known))
-            return _send(engine, engine.render(experiment, plan, place), known, runs)
+            known = known.model_copy(update={"hash": plan.hash})
+            resumed = _send(engine, engine.render(experiment, plan, place), known, runs)
+            if changes:
+                write_atomic(directory.path / "spec.json", pretty(experiment))
+                directory.log(f"resume-{number}", "changed", submission=number, fields=changes)
+            return resumed
         except OSError as error:
             raise _unwritable(runs, error) from None
+
+
+def drifted(known: record.Record) -> list[str]:
+    """Fields in which what the run was asked for says something else by now than what was sent."""
+    if known.asked is None:
+        return []
+    try:
+        now = load_experiment(known.asked.experiment, known.asked.overrides)
+        return list(changed(read(Experiment, Path(known.dir) / "spec.json"), now))
+    except BadInput:  # its file is gone, or broken: what was sent is on record
+        return []
 
 
 @contextlib.contextmanager

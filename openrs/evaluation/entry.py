@@ -96,7 +96,7 @@ def _subject(run: RunDirectory, experiment: Experiment, cell: Cell) -> Subject:
         manifest = checkpoint.verify(
             path, checksums=lambda name: name.endswith((".safetensors", ".json", ".txt", ".model"))
         )
-        identity = {"checkpoint": cell.checkpoint, "trained_by": manifest.get("experiment_hash")}
+        identity = {"checkpoint": cell.checkpoint, "trained_by": manifest.get("trains")}
         return Subject(str(path), None, identity)
     name, revision = model_path(experiment.model)
     identity = {"name": name, "revision": revision}

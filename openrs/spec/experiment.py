@@ -188,8 +188,11 @@ class Resources(Strict):
 class Checkpointing(Strict):
     """Recovery checkpoints: what a run goes on from. They are never evaluated for being there."""
 
-    every_steps: Positive
-    """A recovery checkpoint is written every so many steps."""
+    every_steps: Positive | Literal["auto"]
+    """A recovery checkpoint is written every so many steps; `auto`: as often as loses least (Young–Daly), from what a
+    save costs and how often the run is interrupted."""
+    hours_between_interruptions: Annotated[Number, Field(gt=0.0, le=1e5)] = 12.0
+    """Mean time between interruptions at your site, for `auto`; what the run then meets counts as well."""
     keep: Positive = 2
     """So many of the newest are kept (and those of `evaluation.at_steps`)."""
 

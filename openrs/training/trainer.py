@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,15 @@ from openrs import rewards
 from openrs.data.load import model_path
 from openrs.rewards import verify
 from openrs.runs.directory import RunDirectory
-from openrs.runs.lease import LeaseLost
+from openrs.spec.change import identity
 from openrs.spec.experiment import Experiment
 from openrs.stage import StageFile
 from openrs.training import checkpoint, observe
+from openrs.training.interval import due
 from openrs.training.model import derived_seed, load_model, load_tokenizer
 from openrs.training.sampler import StepSampler
+from openrs.training.saving import Saving
+from openrs.training.snapshot import snapshot
 from openrs.training.stop import StopCriterion, StopRequested
 from openrs.worker.rank import Rank
 
@@ -52,8 +54,9 @@ def train(
     try:
         trainer.train(resume_from_checkpoint=str(start.path) if start else None)
     except StopRequested:
-        trainer.save_at_stop()
+        trainer.saving.finish(trainer.state.global_step)
         raise
+    trainer.saving.finish(trainer.state.global_step)
 
 
 def training_dtype(experiment: Experiment) -> str:
@@ -151,8 +154,8 @@ class Trainer(GRPOTrainer):
         model: Any,
         tokenizer: Any,
     ) -> None:
-        self._experiment, self._hash, self._run, self._rank = experiment, stage.experiment_hash, run, rank
-        self._start = self._recorded = self._saved = start.step if start else 0
+        self._experiment, self._run, self._rank = experiment, run, rank
+        self._start = self._recorded = start.step if start else 0
         self._completion_ids: list[list[int]] = []
         self._texts: list[str] = []
         self._completions: list[dict[str, Any]] = []
@@ -173,6 +176,17 @@ class Trainer(GRPOTrainer):
         self._batch_decode, self.processing_class.batch_decode = tokenizer.batch_decode, self._decode
         if server is not None and self.accelerator.is_main_process:
             self._ask_server, self.vllm_client.generate = self.vllm_client.generate, self._ask_server_until_stop
+        self.saving = Saving(
+            experiment,
+            run,
+            rank,
+            checkpoint.Identity(stage.run, identity(experiment), rank.world),
+            self._start,
+            snapshot=lambda directory: snapshot(self, directory),
+            agree=self._agree,
+            due=due(experiment.checkpoint, run),
+        )
+        """Checkpoints, on their way and on the disk."""
         self._since = time.monotonic()
 
     def _get_train_sampler(self) -> StepSampler:
@@ -278,7 +292,7 @@ class Trainer(GRPOTrainer):
         loss = self._nested_gather(tr_loss).mean().item()  # TRL's log rounds it to four digits
         super()._maybe_log_save_evaluate(tr_loss, *args, **kwargs)
         self._record(loss)
-        self._save_if_due()
+        self.saving.after_step(self.state.global_step)
         self._since = time.monotonic()
         if self.state.global_step < self._experiment.training.steps:
             self._agree_to_stop()
@@ -301,83 +315,13 @@ class Trainer(GRPOTrainer):
 
     def _agree_to_stop(self) -> None:
         """Raises StopRequested on all ranks if any of them is asked to stop."""
-        if self._any(self._rank.stop_requested()):
+        if self._agree([self._rank.stop_requested()])[0]:
             raise StopRequested
 
-    def _any(self, flag: bool) -> bool:
+    def _agree(self, flags: Sequence[bool]) -> list[bool]:
+        """For each flag, whether any rank has raised it. All ranks together."""
         if self._rank.world == 1:
-            return flag
-        tensor = torch.tensor([int(flag)], device=self.accelerator.device)
+            return list(flags)
+        tensor = torch.tensor([int(flag) for flag in flags], device=self.accelerator.device)
         torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX)
-        return bool(tensor.item())
-
-    # Checkpoints.
-
-    def _save_if_due(self) -> None:
-        step, spec = self.state.global_step, self._experiment
-        needed = step == spec.training.steps or step in spec.evaluation.at_steps
-        if needed or step % spec.checkpoint.every_steps == 0:
-            self._save_step(may_fail=not needed)
-
-    def save_at_stop(self) -> None:
-        """Saves the last finished step, if there is one that is not saved; a full disk only costs the steps since."""
-        if self.state.global_step > self._saved:
-            self._save_step(may_fail=True)
-
-    def _save_step(self, may_fail: bool) -> None:
-        """Writes the checkpoint of the last finished step, and removes older ones. All ranks together.
-
-        Raises what the write raised, unless it is a full disk and the run can do without this checkpoint.
-        """
-        step, directory = self.state.global_step, self._shared_temporary()
-        error: Exception | None = None
-        try:
-            self._rank.check_lease()
-            self._write(directory)
-        except LeaseLost:
-            raise
-        except Exception as caught:  # torch and safetensors have their own types for a full disk
-            error = caught
-        failed = self._any(error is not None)
-        if not failed and self._rank.rank == 0:
-            try:
-                checkpoint.commit(
-                    directory,
-                    step,
-                    experiment_hash=self._hash,
-                    world=self._rank.world,
-                    before_rename=self._rank.check_lease,
-                )
-                self._rank.check_lease()
-                checkpoint.prune(
-                    self._run.checkpoints, step, self._experiment.checkpoint.keep, self._experiment.evaluation.at_steps
-                )
-            except OSError as caught:
-                error = caught
-        if not self._any(error is not None):
-            self._saved = step
-            return
-        if self._rank.rank == 0:
-            shutil.rmtree(directory, ignore_errors=True)
-        if error is None:
-            if may_fail:
-                return  # another rank has said why
-            raise OSError(f"another rank could not write the checkpoint of step {step}")
-        if not (may_fail and checkpoint.is_disk_full(error)):
-            raise error
-        print(f"warning: no room for the checkpoint of step {step} ({error}); going on without it", file=sys.stderr)
-
-    def _shared_temporary(self) -> Path:
-        name = [str(checkpoint.temporary(self._run.checkpoints, self.state.global_step))]
-        if self._rank.world > 1:
-            torch.distributed.broadcast_object_list(name, src=0)
-        directory = Path(name[0])
-        directory.mkdir(parents=True, exist_ok=True)
-        return directory
-
-    def _write(self, directory: Path) -> None:
-        if self._rank.rank == 0:
-            self.accelerator.unwrap_model(self.model).save_pretrained(directory)
-            self.processing_class.save_pretrained(directory)
-            self.state.save_to_json(str(directory / "trainer_state.json"))
-        self._save_optimizer_and_scheduler(str(directory))
+        return [bool(flag) for flag in tensor.tolist()]

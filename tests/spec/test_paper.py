@@ -67,7 +67,7 @@ def expected(**changes: Any) -> dict[str, Any]:
             "log_completions": 6,
         },
         "generation": {"type": "vllm-server", "gpu_memory_utilization": 0.7, "max_model_len": 4608},
-        "checkpoint": {"every_steps": 10, "keep": 2},
+        "checkpoint": {"every_steps": 10, "hours_between_interruptions": 12.0, "keep": 2},
         "evaluation": {
             "at_steps": [50, 100, 150, 200, 250, 300, 350, 400, 450, 500],
             "base": True,
