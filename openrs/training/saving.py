@@ -91,8 +91,8 @@ class Saving:
     def _wait(self) -> bool:
         """Until nothing is being written any more; False if a second request to stop came before."""
         while self._save is not None:
-            [hasten] = self._agree([self._rank.hasten_requested()])
-            if hasten:
+            [hurry] = self._agree([self._rank.hurry_requested()])
+            if hurry:
                 return False
             self._look()
             if self._save is not None:

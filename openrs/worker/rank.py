@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from openrs.runs.lease import Watch
+from openrs.worker.stop import hurry_flag
 
 
 @dataclass
@@ -39,15 +40,10 @@ class Rank:
         """Whether the supervisor asks this attempt to end."""
         return self.stop_flag.exists()
 
-    def hasten_requested(self) -> bool:
+    def hurry_requested(self) -> bool:
         """Whether it asked a second time: there is no time left to save."""
-        return hasten_flag(self.stop_flag).exists()
+        return hurry_flag(self.stop_flag).exists()
 
     def check_lease(self) -> None:
         """Raises LeaseLost if another attempt may be writing: call it before every write to the run directory."""
         self.lease.check()
-
-
-def hasten_flag(stop_flag: Path) -> Path:
-    """The file beside the stop flag that says to make haste."""
-    return stop_flag.with_name(f"{stop_flag.name}-now")

@@ -16,7 +16,8 @@ from openrs.training import checkpoint
 from openrs.training.interval import Due
 from openrs.training.saver import Write
 from openrs.training.saving import Saving
-from openrs.worker.rank import Rank, hasten_flag
+from openrs.worker.rank import Rank
+from openrs.worker.stop import hurry_flag
 from tests.training.harness import OURS, TTL, tiny, wait_for
 
 FULL = OSError(28, "No space left on device")
@@ -180,7 +181,7 @@ def test_a_second_request_to_stop_does_not_wait(tmp_path: Path) -> None:
     fleet = Fleet(tmp_path, 2)
     fleet.gate.clear()
     fleet.steps(3)
-    hasten_flag(fleet.run.path / "stop").touch()
+    hurry_flag(fleet.run.path / "stop").touch()
     fleet.all("finish")
     assert fleet.saved == []
     fleet.gate.set()
