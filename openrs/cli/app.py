@@ -16,6 +16,7 @@ from openrs.cli import (
     cancel,
     check,
     diff,
+    drill,
     import_,
     list_,
     logs,
@@ -60,6 +61,7 @@ COMMANDS = (
     resume,
     import_,
     report,
+    drill,
 )
 for module in COMMANDS:
     app.command(module.__name__.rpartition(".")[2].rstrip("_"))(module.command)

@@ -34,15 +34,28 @@ class Save:
     """One checkpoint on its way to the disk. `error` and `busy` are for the main thread to look at."""
 
     def __init__(
-        self, directory: Path, step: int, write: Write, *, rank: Rank, ours: Identity, tidy: Callable[[], None]
+        self,
+        directory: Path,
+        step: int,
+        write: Write,
+        *,
+        rank: Rank,
+        ours: Identity,
+        sealed: Callable[[int, dict[str, Entry]], None],
+        tidy: Callable[[], None],
     ) -> None:
-        """`directory` is the same on all ranks and new; `tidy` removes, on the first rank, what has become superfluous."""
+        """`directory` is the same on all ranks and new.
+
+        On the first rank, `sealed` is told what the checkpoint holds, just before it gets its name, and `tidy` removes what
+        it has made superfluous.
+        """
         self.step = step
         self.error: Exception | None = None
         """What this rank's part of it failed with."""
         self.seconds = 0.0
         """From its beginning to its end on this rank, once it has ended."""
-        self._directory, self._write, self._rank, self._ours, self._tidy = directory, write, rank, ours, tidy
+        self._directory, self._write, self._rank, self._ours = directory, write, rank, ours
+        self._on_sealed, self._tidy = sealed, tidy
         self._abandoned = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"save-{step}", daemon=True)
         self._thread.start()
@@ -85,6 +98,7 @@ class Save:
             for number in range(1, rank.world):
                 entries |= self._entries_of(number)
             checkpoint.write_manifest(directory, self.step, entries, self._ours)
+        self._on_sealed(self.step, entries)
         with phase(RENAME):
             checkpoint.place(directory, self.step, rank.check_lease)
             self._tidy()

@@ -7,11 +7,14 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import xxhash
+
 from openrs.runs.directory import RunDirectory
 from openrs.runs.lease import LeaseLost
+from openrs.spec.canonical import canonical
 from openrs.spec.experiment import Experiment
 from openrs.training import checkpoint, journal
-from openrs.training.checkpoint import Identity
+from openrs.training.checkpoint import Entry, Identity
 from openrs.training.interval import Due
 from openrs.training.saver import POLL_SECONDS, Save, Write
 from openrs.worker.rank import Rank
@@ -84,7 +87,9 @@ class Saving:
             raise
         except Exception as caught:  # said where all ranks look for it
             write = _raiser(caught)
-        self._save = Save(directory, step, write, rank=self._rank, ours=self._ours, tidy=lambda: self._tidy(step))
+        self._save = Save(
+            directory, step, write, rank=self._rank, ours=self._ours, sealed=self._log, tidy=lambda: self._tidy(step)
+        )
         self._saved = step
         self._due.saved(time.monotonic() - began)
 
@@ -128,6 +133,17 @@ class Saving:
                 file=sys.stderr,
                 flush=True,
             )
+
+    def _log(self, step: int, entries: dict[str, Entry]) -> None:
+        content = canonical({name: entry._asdict() for name, entry in entries.items()})
+        self._run.log(
+            "saver",
+            "checkpoint",
+            attempt=self._rank.attempt,
+            step=step,
+            size=sum(entry.size for entry in entries.values()),
+            digest=xxhash.xxh3_128_hexdigest(content.encode()),
+        )
 
     def _tidy(self, step: int) -> None:
         """Removes older checkpoints, and of the journal what the oldest one that a run may fall back to covers."""
