@@ -31,12 +31,12 @@ def run_session(stage: StageFile, experiment: Experiment, run: RunDirectory, ran
         _begin(experiment, problems, run, rank, step, rejected)
     if step < experiment.training.steps:
         try:
-            server = _wait_for_server(experiment, rank)
+            _wait_for_server(experiment, rank)
             quiet(experiment.resources.gpus)
             _single_process(rank)
             from openrs.training.trainer import train
 
-            train(stage, experiment, problems, run, rank, found, server)
+            train(stage, experiment, problems, run, rank, found)
         except StopRequested:
             return INTERRUPTED
     if rank.rank == 0:

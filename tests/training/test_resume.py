@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,19 +50,19 @@ def test_a_killed_run_goes_on_bitwise(
     whole, cut = job_of(experiment, "whole"), job_of(experiment, "cut")
     assert train_here(whole) == 0
 
-    from openrs.training.trainer import Trainer
+    from openrs.training.rollout import Roller
 
-    decode = Trainer._decode
+    judge = Roller._judge
 
-    def die(self: Trainer, *args: object, **kwargs: object) -> object:
-        if self.state.global_step == 3:
+    def die(self: Roller, rows: Any, drawn: Any) -> Any:
+        if cut.run.progress().get("step") == 3:
             raise RuntimeError("killed")
-        return decode(self, *args, **kwargs)
+        return judge(self, rows, drawn)
 
-    monkeypatch.setattr(Trainer, "_decode", die)
-    with pytest.raises(RuntimeError, match="killed"):
-        train_here(cut)
-    monkeypatch.setattr(Trainer, "_decode", decode)
+    with monkeypatch.context() as patch:
+        patch.setattr(Roller, "_judge", die)
+        with pytest.raises(RuntimeError, match="killed"):
+            train_here(cut)
     assert [line["step"] for line in cut.metrics()] == [1, 2, 3]
     assert checkpoint.steps_in(cut.run.checkpoints) == [2]
     assert train_here(cut) == 0
@@ -137,16 +138,16 @@ def test_a_full_disk_costs_a_recovery_checkpoint_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from openrs.training.trainer import Trainer
+    from openrs.training.saving import Saver
 
-    job, write = job_of(tiny("training.steps=3")), Trainer._write
+    job, write = job_of(tiny("training.steps=3")), Saver._write
 
-    def full(self: Trainer, directory: Path) -> None:
-        write(self, directory)
-        if self.state.global_step == 1:
+    def full(self: Saver, trainer: Any, directory: Path) -> None:
+        write(self, trainer, directory)
+        if trainer.state.global_step == 1:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Trainer, "_write", full)
+    monkeypatch.setattr(Saver, "_write", full)
     assert train_here(job) == 0
     assert checkpoint.steps_in(job.run.checkpoints) == [2, 3]
     assert not list(job.run.checkpoints.glob(".*"))
@@ -156,13 +157,13 @@ def test_a_full_disk_costs_a_recovery_checkpoint_and_nothing_else(
 def test_a_full_disk_at_the_last_step_is_a_failure(
     job_of: Callable[..., Job], train_here: Callable[[Job], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from openrs.training.trainer import Trainer
+    from openrs.training.saving import Saver
 
-    def full(self: Trainer, directory: Path) -> None:
+    def full(self: Saver, trainer: Any, directory: Path) -> None:
         raise OSError(28, "No space left on device")
 
     job = job_of(tiny("training.steps=1"))
-    monkeypatch.setattr(Trainer, "_write", full)
+    monkeypatch.setattr(Saver, "_write", full)
     with pytest.raises(OSError, match="No space"):
         train_here(job)
     assert not job.run.is_complete("train")
