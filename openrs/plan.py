@@ -48,7 +48,7 @@ class Plan(Strict):
     engine: str
     steps: int
     completions_per_step: int
-    accumulation: int
+    completions_per_rank: int
     stages: list[Stage]
 
 
@@ -116,7 +116,7 @@ def assemble(experiment: Experiment, cluster: Cluster, stages: list[Stage]) -> P
         engine=cluster.engine,
         steps=experiment.training.steps,
         completions_per_step=experiment.training.prompts_per_step * experiment.training.completions_per_prompt,
-        accumulation=experiment.accumulation,
+        completions_per_rank=experiment.completions_per_rank,
         stages=stages,
     )
 

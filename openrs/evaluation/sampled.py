@@ -24,7 +24,7 @@ from openrs.evaluation.runner import Outcome, Subject
 from openrs.rewards import verify
 from openrs.spec.experiment import Benchmark, Experiment
 from openrs.stage import Cell
-from openrs.training.model import derived_seed, load_model, load_tokenizer
+from openrs.training.model import derived_seed, end_tokens, load_model, load_tokenizer
 from openrs.training.stop import StopCriterion, StopRequested
 
 SAMPLES = 3
@@ -152,13 +152,6 @@ class SampledRunner:
             )
             for row, text, length, done in zip(rows, texts, lengths, finished, strict=True)
         ]
-
-
-def end_tokens(model: Any, tokenizer: Any) -> list[int]:
-    """Every token that ends a completion: the tokenizer's, and those of the model's own generation configuration."""
-    own = model.generation_config.eos_token_id
-    own = [] if own is None else own if isinstance(own, list) else [own]
-    return sorted({int(token) for token in [tokenizer.eos_token_id, *own] if token is not None})
 
 
 def summary(answers: Sequence[Answer]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from openrs.runs.directory import RunDirectory
 from openrs.spec.experiment import Checkpointing
 from openrs.worker.exits import FAILED, INTERRUPTED
 
@@ -94,8 +93,3 @@ class Due:
     def written(self, seconds: float) -> None:
         """It was on disk after so many seconds."""
         self._write = seconds
-
-
-def due(spec: Checkpointing, run: RunDirectory) -> Due:
-    """The rule for an attempt that has just begun."""
-    return Due(spec, *history(run.ledger()))

@@ -29,6 +29,10 @@ class Unusable(Exception):
     """This entry is missing, damaged or not of this run; the message says why."""
 
 
+class Missing(Unusable):
+    """There is no such entry."""
+
+
 @dataclass(frozen=True)
 class Journal:
     """One rank's entries in the directory of all of them."""
@@ -52,7 +56,7 @@ class Journal:
         try:
             head_line, newline, body = self._path(step).read_bytes().partition(b"\n")
         except FileNotFoundError:
-            raise Unusable("not there") from None
+            raise Missing("not there") from None
         except OSError as error:
             raise Unusable(f"cannot be read ({error.strerror})") from None
         try:

@@ -32,13 +32,23 @@ def listen(listener: Listener) -> None:
     _listeners.append(listener)
 
 
+def begin(name: Phase) -> None:
+    """This thread enters the phase."""
+    for listener in _listeners:
+        listener(name, True)
+
+
+def end(name: Phase) -> None:
+    """It leaves the phase."""
+    for listener in _listeners:
+        listener(name, False)
+
+
 @contextmanager
 def phase(name: Phase) -> Iterator[None]:
     """What is done inside belongs to the phase `name`."""
-    for listener in _listeners:
-        listener(name, True)
+    begin(name)
     try:
         yield
     finally:
-        for listener in _listeners:
-            listener(name, False)
+        end(name)

@@ -1,11 +1,11 @@
-"""Which steps are saved, and what becomes of it. All ranks call the same methods at the same places. Imports no torch."""
+"""Which steps are saved, and what becomes of it. All ranks call the same methods at the same places."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import xxhash
 
@@ -15,15 +15,11 @@ from openrs.spec.canonical import canonical
 from openrs.spec.experiment import Experiment
 from openrs.training import checkpoint, journal
 from openrs.training.checkpoint import Entry, Identity
-from openrs.training.interval import Due
+from openrs.training.interval import Due, history
 from openrs.training.saver import POLL_SECONDS, Save, Write
+from openrs.training.snapshot import snapshot
+from openrs.training.together import every_rank
 from openrs.worker.rank import Rank
-
-Agree = Callable[[Sequence[bool]], list[bool]]
-"""For each flag, whether any rank has raised it. All ranks together."""
-
-Snapshot = Callable[[Path], Write]
-"""Copies the state of the last finished step into host memory; what then writes it below a directory."""
 
 
 class Saving:
@@ -35,46 +31,46 @@ class Saving:
         run: RunDirectory,
         rank: Rank,
         ours: Identity,
-        start: int,
-        *,
-        snapshot: Snapshot,
-        agree: Agree,
-        due: Due,
+        saved: int,
     ) -> None:
         self._experiment, self._run, self._rank, self._ours = experiment, run, rank, ours
-        self._snapshot, self._agree, self._due = snapshot, agree, due
+        self._due = Due(experiment.checkpoint, *history(run.ledger()))
         self._save: Save | None = None
-        self._saved = start
+        self.saved = saved
         """The last step of which a checkpoint is there or under way."""
         self._count = 0
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, trainer: Any) -> None:
         """Saves the step that has just ended, if that is due; training goes on as soon as it is copied.
 
         Raises what an earlier write raised, unless it is a full disk and the run can do without that checkpoint.
         """
         self._look()
+        step = trainer.state.global_step
         needed = self._needed(step)
         [due] = self._agree([self._rank.rank == 0 and self._due.is_due(step)])
         if needed or due:
-            self._begin(step)
+            self._begin(trainer, step)
 
-    def finish(self, step: int) -> None:
+    def finish(self, trainer: Any) -> None:
         """Saves the last finished step, if there is one that is not saved, and returns when it is on disk.
 
         After a second request to stop it returns at once: what is in the journal need not be saved.
         """
-        if step > self._saved and not self._wait():
-            return
-        if step > self._saved:
-            self._begin(step)
+        step = trainer.state.global_step
+        if step > self.saved and self._wait() and step > self.saved:
+            self._begin(trainer, step)
         self._wait()
+
+    def _agree(self, flags: list[bool]) -> list[bool]:
+        """For each flag, whether any rank has raised it. All ranks together."""
+        return [any(column) for column in zip(*every_rank(self._rank, flags), strict=True)]
 
     def _needed(self, step: int) -> bool:
         """Whether the run cannot do without the checkpoint of this step."""
         return step == self._experiment.training.steps or step in self._experiment.evaluation.at_steps
 
-    def _begin(self, step: int) -> None:
+    def _begin(self, trainer: Any, step: int) -> None:
         began = time.monotonic()
         if not self._wait():
             return
@@ -82,7 +78,7 @@ class Saving:
         directory = checkpoint.temporary(self._run.checkpoints, step, f"{self._rank.lease.nonce[:8]}-{self._count}")
         try:
             self._rank.check_lease()
-            write = self._snapshot(directory)
+            write = snapshot(trainer, directory)
         except LeaseLost:
             raise
         except Exception as caught:  # said where all ranks look for it
@@ -90,7 +86,7 @@ class Saving:
         self._save = Save(
             directory, step, write, rank=self._rank, ours=self._ours, sealed=self._log, tidy=lambda: self._tidy(step)
         )
-        self._saved = step
+        self.saved = step
         self._due.saved(time.monotonic() - began)
 
     def _wait(self) -> bool:
@@ -120,7 +116,7 @@ class Saving:
     def _failed(self, save: Save) -> None:
         """Ends a write that failed on some rank. All ranks raise, or none."""
         save.abandon()
-        self._saved = min(self._saved, save.step - 1)
+        self.saved = min(self.saved, save.step - 1)
         error = save.error
         may_fail = not self._needed(save.step) and (error is None or checkpoint.is_disk_full(error))
         [fatal] = self._agree([not may_fail])

@@ -46,12 +46,12 @@ def run_session(stage: StageFile, experiment: Experiment, run: RunDirectory, ran
     step = found.step if found else 0
     if step < experiment.training.steps:
         try:
-            server = _wait_for_server(experiment, rank)
+            _wait_for_server(experiment, rank)
             quiet(experiment.resources.gpus)
             _single_process(rank)
             from openrs.training.trainer import train
 
-            train(stage, experiment, problems, run, rank, found, server)
+            train(stage, experiment, problems, run, rank, found)
         except StopRequested:
             return INTERRUPTED
     if rank.rank == 0:

@@ -108,7 +108,9 @@ class Job:
     def metrics(self) -> list[dict[str, Any]]:
         """The metrics lines without what differs from run to run."""
         lines = [json.loads(line) for line in self.run.metrics.read_text().splitlines()]
-        return [{key: line[key] for key in line if key not in ("time", "seconds", "attempt")} for line in lines]
+        return [
+            {key: line[key] for key in line if key not in ("time", "seconds", "phases", "attempt")} for line in lines
+        ]
 
 
 def seal_and_place(directory: Path, step: int, ours: checkpoint.Identity = OURS) -> Path:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from openrs.runs.directory import RunDirectory
 from openrs.spec.experiment import Checkpointing
-from openrs.training.interval import Due, best_interval, due, history, mean_between
+from openrs.training.interval import Due, best_interval, history, mean_between
 
 
 def test_young_and_daly() -> None:
@@ -46,8 +44,8 @@ def test_history_of_a_ledger() -> None:
     assert history([]) == (0.0, 0)
 
 
-def test_a_fixed_interval_and_one_that_pays(tmp_path: Path) -> None:
-    fixed = due(Checkpointing(every_steps=3), RunDirectory(tmp_path))
+def test_a_fixed_interval_and_one_that_pays() -> None:
+    fixed = Due(Checkpointing(every_steps=3))
     assert [step for step in range(1, 10) if fixed.is_due(step)] == [3, 6, 9]
     now = 0.0
     auto = Due(Checkpointing(every_steps="auto", hours_between_interruptions=2.0), clock=lambda: now)

@@ -50,19 +50,19 @@ def test_a_killed_run_goes_on_bitwise(
     whole, cut = job_of(experiment, "whole"), job_of(experiment, "cut")
     assert train_here(whole) == 0
 
-    from openrs.training.trainer import Trainer
+    from openrs.training.rollout import Roller
 
-    decode = Trainer._decode
+    judge = Roller._judge
 
-    def die(self: Trainer, *args: object, **kwargs: object) -> object:
-        if self.state.global_step == 3:
+    def die(self: Roller, rows: Any, drawn: Any) -> Any:
+        if cut.run.progress().get("step") == 3:
             raise RuntimeError("killed")
-        return decode(self, *args, **kwargs)
+        return judge(self, rows, drawn)
 
-    monkeypatch.setattr(Trainer, "_decode", die)
-    with pytest.raises(RuntimeError, match="killed"):
-        train_here(cut)
-    monkeypatch.setattr(Trainer, "_decode", decode)
+    with monkeypatch.context() as patch:
+        patch.setattr(Roller, "_judge", die)
+        with pytest.raises(RuntimeError, match="killed"):
+            train_here(cut)
     assert [line["step"] for line in cut.metrics()] == [1, 2, 3]
     assert checkpoint.steps_in(cut.run.checkpoints) == [2]
     assert train_here(cut) == 0
@@ -147,7 +147,7 @@ def fill_disk(monkeypatch: pytest.MonkeyPatch, at_step: int) -> None:
 
         return fail
 
-    monkeypatch.setattr("openrs.training.trainer.snapshot", full)
+    monkeypatch.setattr("openrs.training.saving.snapshot", full)
 
 
 def test_a_full_disk_costs_a_recovery_checkpoint_and_nothing_else(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,6 @@ from openrs.runs.directory import RunDirectory
 from openrs.runs.lease import Lease, LeaseLost, Watch
 from openrs.spec.experiment import Experiment
 from openrs.training import checkpoint
-from openrs.training.interval import Due
 from openrs.training.saver import Write
 from openrs.training.saving import Saving
 from openrs.worker.rank import Rank
@@ -24,28 +24,25 @@ FULL = OSError(28, "No space left on device")
 
 
 class Meeting:
-    """What all-reduce does, for ranks that are threads: each waits for the others, at the same place."""
+    """What all-gather does, for ranks that are threads: each waits for the others, at the same place."""
 
     def __init__(self, world: int) -> None:
         self._barrier = threading.Barrier(world, timeout=30)
-        self._flags: dict[int, list[bool]] = {}
+        self._items: dict[int, Any] = {}
 
-    def agree(self, rank: int) -> Callable[[Sequence[bool]], list[bool]]:
-        def agree(flags: Sequence[bool]) -> list[bool]:
-            self._flags[rank] = list(flags)
-            self._barrier.wait()
-            assert len({len(each) for each in self._flags.values()}) == 1, "ranks meet in different places"
-            result = [any(column) for column in zip(*self._flags.values(), strict=True)]
-            self._barrier.wait()
-            return result
-
-        return agree
+    def every_rank(self, rank: Rank, item: Any) -> list[Any]:
+        self._items[rank.rank] = item
+        self._barrier.wait()
+        items = [self._items[number] for number in sorted(self._items)]
+        assert len({len(each) for each in items}) == 1, "ranks meet in different places"
+        self._barrier.wait()
+        return items
 
 
 class Fleet:
-    """All ranks of a run, and what their snapshots do."""
+    """All ranks of a run, and what their snapshots do. It stands for the trainer, of which only the step matters."""
 
-    def __init__(self, root: Path, world: int, *overrides: str) -> None:
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, world: int, *overrides: str) -> None:
         self.run = RunDirectory(root)
         self.lease = Lease(root / "lease.json", TTL, {})
         assert self.lease.acquire(wait=lambda seconds: None)
@@ -55,41 +52,44 @@ class Fleet:
         self.failing: dict[tuple[int, int], Exception] = {}
         """(rank, step) → what its write raises."""
         self.errors: list[BaseException] = []
-        meeting = Meeting(world)
-        self.ranks = [self._saving(number, world, meeting) for number in range(world)]
         self.step = 0
-
-    def _saving(self, number: int, world: int, meeting: Meeting) -> Saving:
-        rank = Rank(number, world, 1, self.run.path / "stop", Watch(self.lease.path, self.lease.nonce, TTL))
-
-        def snapshot(directory: Path) -> Write:
-            step = self.step
-
-            def write() -> list[Path]:
-                assert self.gate.wait(30)
-                if (number, step) in self.failing:
-                    raise self.failing[number, step]
-                path = directory / f"shard-{number}"
-                path.write_text(f"step {step}")
-                return [path]
-
-            return write
-
+        self.numbers = threading.local()
+        monkeypatch.setattr("openrs.training.saving.every_rank", Meeting(world).every_rank)
+        monkeypatch.setattr("openrs.training.saving.snapshot", self._snapshot)
         ours = checkpoint.Identity(OURS.run, OURS.trains, world)
-        due = Due(self.experiment.checkpoint)
-        return Saving(self.experiment, self.run, rank, ours, 0, snapshot=snapshot, agree=meeting.agree(number), due=due)
+        watch = Watch(self.lease.path, self.lease.nonce, TTL)
+        self.ranks = [
+            Saving(self.experiment, self.run, Rank(number, world, 1, root / "stop", watch), ours, 0)
+            for number in range(world)
+        ]
+
+    def _snapshot(self, trainer: object, directory: Path) -> Write:
+        number, step = self.numbers.mine, self.step
+
+        def write() -> list[Path]:
+            assert self.gate.wait(30)
+            if (number, step) in self.failing:
+                raise self.failing[number, step]
+            path = directory / f"shard-{number}"
+            path.write_text(f"step {step}")
+            return [path]
+
+        return write
 
     def all(self, method: str) -> None:
         """Calls a method of every rank at the same time. Raises what one of them raises."""
         self.errors = []
 
-        def call(saving: Saving) -> None:
+        trainer = SimpleNamespace(state=SimpleNamespace(global_step=self.step))
+
+        def call(number: int) -> None:
+            self.numbers.mine = number
             try:
-                getattr(saving, method)(self.step)
+                getattr(self.ranks[number], method)(trainer)
             except BaseException as error:
                 self.errors.append(error)
 
-        threads = [threading.Thread(target=call, args=(saving,)) for saving in self.ranks]
+        threads = [threading.Thread(target=call, args=(number,)) for number in range(len(self.ranks))]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -113,8 +113,10 @@ def world(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
 
-def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, world: int) -> None:
-    fleet = Fleet(tmp_path, world)
+def test_training_goes_on_while_a_checkpoint_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: int
+) -> None:
+    fleet = Fleet(tmp_path, monkeypatch, world)
     fleet.gate.clear()
     fleet.steps(3)  # 2 is due, and is still not written after 3
     assert fleet.saved == []
@@ -129,8 +131,8 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, world: i
     assert fleet.saved == [8, 9] and not list(fleet.run.checkpoints.glob(".*"))
 
 
-def test_the_next_save_waits_for_the_one_before(tmp_path: Path) -> None:
-    fleet = Fleet(tmp_path, 1)
+def test_the_next_save_waits_for_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet(tmp_path, monkeypatch, 1)
     fleet.gate.clear()
     fleet.steps(3)
     threading.Timer(0.2, fleet.gate.set).start()
@@ -142,9 +144,9 @@ def test_the_next_save_waits_for_the_one_before(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_full_disk_on_any_rank_costs_a_checkpoint_and_nothing_else(
-    tmp_path: Path, rank: int, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fleet = Fleet(tmp_path, 2)
+    fleet = Fleet(tmp_path, monkeypatch, 2)
     fleet.steps(2)
     fleet.failing[rank, 4] = FULL
     fleet.steps(5)
@@ -155,8 +157,8 @@ def test_a_full_disk_on_any_rank_costs_a_checkpoint_and_nothing_else(
     assert capsys.readouterr().err.count("warning: no room for the checkpoint of step 4") == 1
 
 
-def test_without_a_checkpoint_that_is_evaluated_the_run_fails(tmp_path: Path) -> None:
-    fleet = Fleet(tmp_path, 2, "evaluation.at_steps=[4]")
+def test_without_a_checkpoint_that_is_evaluated_the_run_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet(tmp_path, monkeypatch, 2, "evaluation.at_steps=[4]")
     fleet.failing[1, 4] = FULL
     with pytest.raises(OSError, match="No space left|another rank could not"):
         fleet.steps(6)
@@ -164,8 +166,8 @@ def test_without_a_checkpoint_that_is_evaluated_the_run_fails(tmp_path: Path) ->
     assert fleet.saved == [2]
 
 
-def test_another_error_is_raised_on_all_ranks_at_the_end(tmp_path: Path) -> None:
-    fleet = Fleet(tmp_path, 2)
+def test_another_error_is_raised_on_all_ranks_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet(tmp_path, monkeypatch, 2)
     fleet.failing[0, 3] = ValueError("a bug")
     fleet.steps(3)
     with pytest.raises((ValueError, OSError), match="bug|another rank"):
@@ -177,8 +179,8 @@ def test_another_error_is_raised_on_all_ranks_at_the_end(tmp_path: Path) -> None
     assert fleet.saved == [2]
 
 
-def test_a_second_request_to_stop_does_not_wait(tmp_path: Path) -> None:
-    fleet = Fleet(tmp_path, 2)
+def test_a_second_request_to_stop_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet(tmp_path, monkeypatch, 2)
     fleet.gate.clear()
     fleet.steps(3)
     hurry_flag(fleet.run.path / "stop").touch()
@@ -187,8 +189,8 @@ def test_a_second_request_to_stop_does_not_wait(tmp_path: Path) -> None:
     fleet.gate.set()
 
 
-def test_a_lost_lease_ends_it(tmp_path: Path) -> None:
-    fleet = Fleet(tmp_path, 1)
+def test_a_lost_lease_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet(tmp_path, monkeypatch, 1)
     fleet.steps(2)
     fleet.all("finish")
     fleet.lease.release()
@@ -198,8 +200,8 @@ def test_a_lost_lease_ends_it(tmp_path: Path) -> None:
     assert fleet.saved == [2]
 
 
-def test_retention_and_the_journal(tmp_path: Path) -> None:
-    fleet = Fleet(tmp_path, 1, "evaluation.at_steps=[3]", "checkpoint.keep=2")
+def test_retention_and_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet(tmp_path, monkeypatch, 1, "evaluation.at_steps=[3]", "checkpoint.keep=2")
     fleet.run.journal.mkdir()
     for step in range(1, 9):
         (fleet.run.journal / f"step-{step:06d}.rank-0.json").touch()
