@@ -33,12 +33,15 @@ def command(
     torch, on a cluster a job.
     """
     from openrs.cli.output import print_json, say
+    from openrs.drill.instants import spread
     from openrs.drill.run import Drill
     from openrs.spec.load import load_cluster
 
     profile = load_cluster(cluster)
     period = 0.2 if profile.engine == "local" else 2.0
-    outcome = Drill(profile, runs, every_steps=every, save_seconds=save_seconds, say=say, period=period).run(kills)
+    outcome = Drill(profile, runs, every_steps=every, save_seconds=save_seconds, say=say, period=period).run(
+        spread(kills)
+    )
     if json:
         print_json(outcome.to_json())
     else:

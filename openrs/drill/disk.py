@@ -68,8 +68,10 @@ class Disk:
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event not in OPERATIONS:
             return
-        if event == "open" and not (isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
-            return
+        if event == "open":
+            path, _, flags = arguments
+            if isinstance(path, int) or not (isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR)):
+                return
         self._before()
         if event == "os.remove":
             path, directory = arguments

@@ -76,6 +76,17 @@ def _first_difference(whole: list[dict[str, Any]], disturbed: list[dict[str, Any
     return f"{len(disturbed)} lines instead of {len(whole)}"
 
 
+def broken(run: RunDirectory) -> list[str]:
+    """What a kill left that has its name and is not whole, in words: it must not be there, even though it is passed over."""
+    found = []
+    for event in run.ledger():
+        if event["event"] == "training":
+            found += [f"checkpoints: {entry['checkpoint']}: {entry['reason']}" for entry in event["rejected"]]
+        elif event["event"] == "not replayed":
+            found += [f"journal: step {event['step']}, {reason}" for reason in event["reasons"]]
+    return found
+
+
 def kills(run: RunDirectory) -> list[tuple[Kill, str]]:
     """The kills that were carried out, and at what instant of their phase."""
     return [

@@ -11,7 +11,7 @@ from typing import Any
 from openrs import launch
 from openrs.drill import evidence
 from openrs.drill.evidence import Evidence
-from openrs.drill.instants import VARIABLE, Kill, Orders, largest_gap, spread
+from openrs.drill.instants import VARIABLE, Kill, Orders, largest_gap
 from openrs.errors import OpenRSError
 from openrs.pull import pull
 from openrs.runs.directory import RunDirectory
@@ -86,7 +86,7 @@ class Outcome:
         """All of it."""
 
         def same(what: str) -> bool:
-            return not any(text.startswith((what, "run")) for trial in self.trials for text in trial.differences)
+            return not any(text.startswith((what, "run:")) for trial in self.trials for text in trial.differences)
 
         by_phase = {phase: [kill for kill in self.done if kill.phase == phase] for phase in PHASES}
         return {
@@ -131,7 +131,6 @@ class Drill:
         runs: Path,
         *,
         every_steps: int = 1,
-        ranks: int = 1,
         save_seconds: float = 0.0,
         overrides: tuple[str, ...] = (),
         say: Say = lambda text: None,
@@ -139,14 +138,17 @@ class Drill:
     ) -> None:
         """`save_seconds` makes each save last so long, as on a slow file system."""
         self._cluster, self._runs, self._say, self._period = cluster, runs, say, period
-        self._every, self._ranks, self._save_seconds = every_steps, ranks, save_seconds
+        self._every, self._save_seconds = every_steps, save_seconds
         steps = max(12, 4 * every_steps)
         self._experiment = load_experiment(
             "smoke", [*TINY, f"training.steps={steps}", f"checkpoint.every_steps={every_steps}", *overrides]
         )
 
-    def run(self, count: int) -> Outcome:
-        """Kills `count` times. Raises OpenRSError where the cluster does not do its part, or the undisturbed run fails."""
+    def run(self, kills: list[Kill]) -> Outcome:
+        """Carries the kills out, one after the other.
+
+        Raises OpenRSError where the cluster does not do its part, or the undisturbed run fails.
+        """
         whole = self._send(Orders())
         self._await(whole, resume=False)
         typical = evidence.measured(self._directory(whole))
@@ -156,14 +158,14 @@ class Drill:
                 f"run {whole.run}: it never came to the phase {missing[0]}; there is nothing to kill it in"
             )
         baseline = evidence.evidence(self._directory(whole))
-        outcome = Outcome(self._cluster.name, count, self._every, whole.run)
-        remaining = spread(count, self._ranks)
+        outcome = Outcome(self._cluster.name, len(kills), self._every, whole.run)
+        remaining = kills
         while remaining:
             trial = self._trial(Orders(kills=remaining, typical=typical, save_seconds=self._save_seconds), baseline)
             outcome.trials.append(trial)
             self._say(
                 f"{trial.run}: {len(trial.kills)} kills, {'; '.join(trial.differences) or 'equal'}; "
-                f"{len(outcome.done)} of {count} done"
+                f"{len(outcome.done)} of {len(kills)} done"
             )
             if not trial.kills:
                 break
@@ -179,6 +181,7 @@ class Drill:
             trial.differences.append(f"run: {error}")
         directory = self._directory(record)
         trial.kills, trial.lost = evidence.kills(directory), evidence.lost(directory)
+        trial.differences += evidence.broken(directory)
         if not trial.differences:
             trial.differences = evidence.differences(
                 baseline, evidence.evidence(directory), self._experiment.training.steps

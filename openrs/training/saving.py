@@ -131,7 +131,8 @@ class Saving:
             )
 
     def _log(self, step: int, entries: dict[str, Entry]) -> None:
-        content = canonical({name: entry._asdict() for name, entry in entries.items()})
+        # Of all but the one file that names the place of the base model, which is another in each run.
+        content = canonical({name: entry._asdict() for name, entry in entries.items() if name != "config.json"})
         self._run.log(
             "saver",
             "checkpoint",

@@ -112,7 +112,7 @@ def test_a_damaged_checkpoint_is_passed_over(job_of: Callable[..., Job], train_h
     (damaged.run.checkpoints / ".step-000003.dead").mkdir()
     assert train_here(damaged) == 0
     same(whole, damaged, 3)
-    event = damaged.run.ledger()[-1]
+    event = [event for event in damaged.run.ledger() if event["event"] == "training"][-1]
     assert event["from_step"] == 2 and event["removed"] == [".step-000003.dead"]
     assert event["rejected"] == [
         {"checkpoint": "step-000003", "reason": "model.safetensors has another content than was written"}
