@@ -20,9 +20,10 @@ from openrs.runs.directory import RunDirectory
 from openrs.runs.files import write_atomic
 from openrs.spec.base import RUN_ID
 from openrs.spec.canonical import pretty
+from openrs.spec.change import changed, check_change, with_overrides
 from openrs.spec.cluster import Cluster
 from openrs.spec.experiment import Experiment, Spec
-from openrs.spec.load import PACKAGE
+from openrs.spec.load import PACKAGE, load_experiment
 from openrs.stage import Cell, read_spec
 from openrs.status import all_jobs, finished_cells, jobs, stage_states
 
@@ -127,10 +128,11 @@ def submit(
         raise
 
 
-def resume(runs: Path, run: str) -> record.Record:
+def resume(runs: Path, run: str, overrides: list[str] | None = None, *, allow_change: bool = False) -> record.Record:
     """Sends what of a run is not done: training from its newest checkpoint, and the cells that are missing.
 
-    Raises BadInput if it is still running or already complete.
+    With `overrides` and `allow_change` it goes on with another logging, retention and the like. Raises BadInput if it is
+    still running or already complete, and if the spec is not the one that was sent.
     """
     record.load(runs, run)
     with alone(runs, run):
@@ -143,13 +145,31 @@ def resume(runs: Path, run: str) -> record.Record:
                 f"run {run}: stage {alive[0]} has not ended; `openrs status {run}` shows it, "
                 f"`openrs cancel {run}` stops it"
             )
-        spec = spec_of(known)
+        directory = RunDirectory(Path(known.dir))
+        sent = spec_of(known)
+        spec = with_overrides(read_spec(directory.path / "spec.json"), overrides or [])
+        changes = check_change(run, sent, spec, allow_change)
         plan = _remaining(spec, known, infos)
         if not plan.stages:
             raise BadInput(f"run {run} is complete; there is nothing to resume")
         if isinstance(engine, RemoteEngine):
             engine.retire(all_jobs(known))
-        return send_more(known, runs, spec, plan)
+        resumed = send_more(known, runs, spec, plan)
+        if changes:
+            number = resumed.submissions[-1].number
+            directory.log(f"resume-{number}", "changed", submission=number, fields=changes)
+        return resumed
+
+
+def drifted(known: record.Record) -> list[str]:
+    """Fields in which what the run was asked for says something else by now than when it was first sent."""
+    if known.asked is None:
+        return []
+    try:
+        first = RunDirectory(Path(known.dir)).submission(1) / "spec.json"
+        return list(changed(read_spec(first), load_experiment(known.asked.experiment, known.asked.overrides)))
+    except BadInput:  # its file is gone, or broken: what was sent is on record
+        return []
 
 
 @contextlib.contextmanager
@@ -180,12 +200,15 @@ def spec_of(known: record.Record) -> Spec:
 
 
 def send_more(known: record.Record, runs: Path, spec: Spec, plan: planning.Plan) -> record.Record:
-    """Sends another plan of a run. Raises BadInput and OpenRSError."""
+    """Sends another plan of a run, whose spec is now `spec`. Raises BadInput and OpenRSError."""
     engine = engine_for(known.cluster)
-    number = max([0, *RunDirectory(Path(known.dir)).submissions()]) + 1
-    place = place_of(known.cluster, runs, known.run, number)
+    directory = RunDirectory(Path(known.dir))
+    place = place_of(known.cluster, runs, known.run, max([0, *directory.submissions()]) + 1)
     try:
-        return _send(engine, engine.render(spec, plan, place), known, runs)
+        known = known.model_copy(update={"hash": plan.hash})
+        resent = _send(engine, engine.render(spec, plan, place), known, runs)
+        write_atomic(directory.path / "spec.json", pretty(spec))
+        return resent
     except OSError as error:
         raise _unwritable(runs, error) from None
 

@@ -52,7 +52,7 @@ class Plan(Strict):
     engine: str
     steps: int
     completions_per_step: int
-    accumulation: int
+    completions_per_rank: int
     stages: list[Stage]
 
 
@@ -130,10 +130,10 @@ def assemble(spec: Spec, cluster: Cluster, stages: list[Stage]) -> Plan:
     """A plan of just these stages, as `resume` sends them."""
     names = {stage.name for stage in stages}
     stages = [stage.model_copy(update={"after": [name for name in stage.after if name in names]}) for stage in stages]
-    completions, accumulation = 0, 0
+    completions, per_rank = 0, 0
     if isinstance(spec, Experiment):
         completions = spec.training.prompts_per_step * spec.training.completions_per_prompt
-        accumulation = spec.accumulation
+        per_rank = spec.completions_per_rank
     return Plan(
         experiment=spec.name,
         hash=sha256(spec),
@@ -141,7 +141,7 @@ def assemble(spec: Spec, cluster: Cluster, stages: list[Stage]) -> Plan:
         engine=cluster.engine,
         steps=spec.steps,
         completions_per_step=completions,
-        accumulation=accumulation,
+        completions_per_rank=per_rank,
         stages=stages,
     )
 

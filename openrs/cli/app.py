@@ -16,6 +16,7 @@ from openrs.cli import (
     cancel,
     check,
     diff,
+    drill,
     eval,
     import_,
     list_,
@@ -62,6 +63,7 @@ COMMANDS = (
     eval,
     import_,
     report,
+    drill,
 )
 for module in COMMANDS:
     app.command(module.__name__.rpartition(".")[2].rstrip("_"))(module.command)

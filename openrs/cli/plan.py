@@ -30,8 +30,9 @@ def command(exp: ExperimentName, cluster: ClusterName, overrides: Overrides = No
         print_json({**plan.model_dump(mode="json"), "cost": bound, "evaluation": sights.model_dump(mode="json")})
         return
     print(f"{plan.experiment} on {plan.cluster} ({plan.engine}), {plan.hash}")
-    batches = f"{plan.accumulation} micro-batches a rank and step"
-    print(f"{plan.steps} steps of {plan.completions_per_step} completions, {batches}")
+    print(
+        f"{plan.steps} steps of {plan.completions_per_step} completions, {plan.completions_per_rank} on each training rank"
+    )
     print()
     rows = [
         (

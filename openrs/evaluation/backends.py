@@ -25,11 +25,11 @@ from lighteval.utils.utils import EnvConfig
 
 from openrs.errors import BadInput
 from openrs.evaluation.answers import Answer, processor
-from openrs.evaluation.generate import end_tokens, sample
+from openrs.evaluation.generate import sample
 from openrs.evaluation.runner import Subject
 from openrs.spec.evaluation import Benchmark
 from openrs.spec.experiment import Spec
-from openrs.training.model import derived_seed
+from openrs.training.model import derived_seed, end_tokens
 from openrs.training.stop import StopRequested
 
 StopRequest = Callable[[], bool]

@@ -124,7 +124,7 @@ def _subject(run: RunDirectory, spec: Spec, cell: Cell) -> Subject:
         manifest = checkpoint.verify(
             path, checksums=lambda name: name.endswith((".safetensors", ".json", ".txt", ".model"))
         )
-        identity = {"checkpoint": cell.checkpoint, "trained_by": manifest.get("experiment_hash")}
+        identity = {"checkpoint": cell.checkpoint, "trained_by": manifest.get("trains")}
         return Subject(str(path), None, identity)
     model = next((model for model in spec.models if model_id(model) == cell.checkpoint), None)
     if model is None:

@@ -12,6 +12,7 @@ from transformers import GenerationConfig, StoppingCriteriaList
 
 from openrs.evaluation.answers import Answer
 from openrs.spec.parts import Sampling
+from openrs.training.model import end_tokens
 from openrs.training.stop import StopCriterion, StopRequested
 
 
@@ -56,10 +57,3 @@ def sample(
         for text, row, done in zip(texts, tokens, finished.tolist(), strict=True)
     ]
     return answers, tokens
-
-
-def end_tokens(model: Any, tokenizer: Any) -> list[int]:
-    """Every token that ends a completion: the tokenizer's, and those of the model's own generation configuration."""
-    own = model.generation_config.eos_token_id
-    own = [] if own is None else own if isinstance(own, list) else [own]
-    return sorted({int(token) for token in [tokenizer.eos_token_id, *own] if token is not None})

@@ -33,9 +33,10 @@ what the corrected one says.
 TAIL = """
 ## What no field of a spec says
 
-The specs describe rewards, prompts, data and numbers. The shipped code differs in its arithmetic of training too: it
-samples at temperature 0.7 and takes log-probabilities at 1, generates once for each micro-batch (four times a step), and
-does not reset vLLM's prefix cache after it loads new weights. The as-shipped variants reproduce the rewards, not these.
+The as-shipped variants reproduce the arithmetic of the shipped code, its rewards and its loss (`bnpo` over micro-batches
+of 6, log-probabilities at temperature 1 of completions sampled at 0.7), and not its slowness: it generates once for each
+micro-batch, four times a step. Nor do they keep vLLM's prefix cache over a change of the weights, as it does: what it
+computes then depends on what the cache happens to hold.
 
 The shipped prompt is the recipe's in content, not in wording. The paper counts 42,000 samples; 500 steps of 72 completions
 are 36,000.

@@ -40,6 +40,11 @@ class RunDirectory:
         """Training checkpoints."""
         return self.path / "checkpoints"
 
+    @property
+    def journal(self) -> Path:
+        """What the steps since the checkpoints were trained on."""
+        return self.path / "journal"
+
     def checkpoint(self, step: int) -> Path:
         """The checkpoint of a step; valid only with its manifest."""
         return self.checkpoints / checkpoint_id(step)

@@ -20,7 +20,7 @@ class Prompt(Strict):
 
 
 class Training(Strict):
-    """GRPO (arXiv 2402.03300) as TRL 0.16.1 computes it: loss summed over tokens, μ = 1."""
+    """GRPO (arXiv 2402.03300): one update from each step's completions (μ = 1), against a fixed reference model."""
 
     steps: Positive
     """Optimizer steps."""
@@ -29,7 +29,14 @@ class Training(Strict):
     completions_per_prompt: Annotated[int, Field(ge=2, le=1024)]
     """G, the size of a group."""
     micro_batch: Positive
-    """Completions in one forward and backward pass on one rank."""
+    """Most completions in one forward and backward pass on one rank; with loss `bnpo` exactly so many, in their order."""
+    micro_batch_tokens: Positive | None = None
+    """Most tokens, prompts and padding included, in one forward and backward pass on one rank. Nothing but memory and
+    rounding depends on it. Not with loss `bnpo`."""
+    loss: Literal["dapo", "bnpo", "grpo", "dr_grpo"] = "dapo"
+    """What a token's cost is divided by. `dapo`: the tokens of the whole step (arXiv 2503.14476); `bnpo`: those of its
+    micro-batch, as TRL 0.16.1; `grpo`: those of its completion (arXiv 2402.03300); `dr_grpo`: `sampling.max_new_tokens`
+    (arXiv 2503.20783)."""
     learning_rate: Annotated[Number, Field(gt=0.0, le=1.0)]
     """Peak learning rate of AdamW."""
     schedule: Literal["constant", "linear", "cosine", "cosine_with_min_lr"] = "cosine_with_min_lr"
@@ -45,7 +52,16 @@ class Training(Strict):
     beta: Annotated[Number, Field(ge=0.0)] = 0.04
     """Weight of the KL term against the base model; 0 keeps no reference model."""
     epsilon: Annotated[Number, Field(gt=0.0, lt=1.0)] = 0.2
-    """Clipping range of the probability ratio."""
+    """Clipping range of the probability ratio; below 1, and above 1 where `epsilon_high` is not given. At μ = 1 the ratio
+    is 1 and nothing is clipped."""
+    epsilon_high: Annotated[Number, Field(gt=0.0)] | None = None
+    """Clipping range above 1 (arXiv 2503.14476)."""
+    scale_rewards: bool = True
+    """Divide advantages by the standard deviation of their group; Dr. GRPO (arXiv 2503.20783) does not."""
+    mask_truncated: bool = False
+    """Learn nothing from completions that were cut (arXiv 2503.14476, section 3.4); their rewards stay in the group."""
+    logprob_temperature: Annotated[Number, Field(gt=0.0, le=10.0)] | None = None
+    """Temperature at which log-probabilities are taken; that of the sampling where not given."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass (non-reentrant)."""
     seed: Seed = 42
@@ -55,9 +71,11 @@ class Training(Strict):
 
 
 class TransformersGeneration(Strict):
-    """Completions from transformers' own `generate`, on the training ranks."""
+    """Completions from the training model itself, on the training ranks: on a CPU, and on GPUs without vLLM."""
 
     type: Literal["transformers"]
+    batch_tokens: Positive = 65536
+    """Most tokens, prompts and longest completions together, that are drawn in one batch."""
 
 
 class VllmServerGeneration(Strict):
@@ -76,8 +94,11 @@ Generation = Annotated[TransformersGeneration | VllmServerGeneration, Field(disc
 class Checkpointing(Strict):
     """Recovery checkpoints: what a run goes on from. They are never evaluated for being there."""
 
-    every_steps: Positive
-    """A recovery checkpoint is written every so many steps."""
+    every_steps: Positive | Literal["auto"]
+    """A recovery checkpoint is written every so many steps; `auto`: as often as loses least (Young–Daly), from what a
+    save costs and how often the run is interrupted."""
+    hours_between_interruptions: Annotated[Number, Field(gt=0.0, le=1e5)] = 12.0
+    """Mean time between interruptions at your site, for `auto`; what the run then meets counts as well."""
     keep: Positive = 2
     """So many of the newest are kept (and those of `evaluation.at_steps`)."""
 
@@ -139,13 +160,9 @@ class Experiment(Strict):
         return self.resources.gpus - (1 if self.generation.type == "vllm-server" else 0)
 
     @property
-    def accumulation(self) -> int:
-        """Micro-batches of one rank in one optimizer step."""
-        return self._completions // (self.trainer_ranks * self.training.micro_batch)
-
-    @property
-    def _completions(self) -> int:
-        return self.training.prompts_per_step * self.training.completions_per_prompt
+    def completions_per_rank(self) -> int:
+        """Completions that one training rank draws and learns from in one optimizer step: whole groups."""
+        return self.training.prompts_per_step * self.training.completions_per_prompt // self.trainer_ranks
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -161,24 +178,33 @@ class Experiment(Strict):
             )
         if abs(sum(reward.weight for reward in self.rewards)) < 1e-9:
             raise ValueError("rewards: the weights sum to 0, so nothing could be learned")
-        rank_batch = self.trainer_ranks * self.training.micro_batch
-        if self._completions % rank_batch:
+        training = self.training
+        if training.prompts_per_step % self.trainer_ranks:
             raise ValueError(
-                f"training.micro_batch = {self.training.micro_batch} on {self.trainer_ranks} ranks does not divide the "
-                f"step's {self._completions} completions (prompts_per_step × completions_per_prompt)"
+                f"training.prompts_per_step = {training.prompts_per_step} is not divisible by the {self.trainer_ranks} training "
+                f"ranks (resources.gpus = {self.resources.gpus}), and a prompt's completions stay on one rank"
             )
-        if rank_batch % self.training.completions_per_prompt:
+        if training.loss == "bnpo" and self.completions_per_rank % training.micro_batch:
             raise ValueError(
-                f"training.micro_batch = {self.training.micro_batch} on {self.trainer_ranks} ranks must hold whole groups of "
-                f"completions_per_prompt = {self.training.completions_per_prompt}"
+                f"training.micro_batch = {training.micro_batch} does not divide the {self.completions_per_rank} completions of a "
+                f"rank and step, and training.loss bnpo means equal micro-batches"
             )
-        if self.generation.type == "vllm-server":
-            needed = self.sampling.max_prompt_tokens + self.sampling.max_new_tokens
-            if needed > self.generation.max_model_len:
-                raise ValueError(
-                    f"generation.max_model_len = {self.generation.max_model_len} is less than sampling.max_prompt_tokens + "
-                    f"sampling.max_new_tokens = {needed}"
-                )
+        if training.loss == "bnpo" and training.micro_batch_tokens is not None:
+            raise ValueError(
+                "training.micro_batch_tokens: the value of training.loss bnpo depends on who shares a micro-batch; "
+                "leave it out, or use another loss"
+            )
+        window = self.sampling.max_prompt_tokens + self.sampling.max_new_tokens
+        if training.micro_batch_tokens is not None and training.micro_batch_tokens < window:
+            raise ValueError(
+                f"training.micro_batch_tokens = {training.micro_batch_tokens} does not hold one sequence of "
+                f"sampling.max_prompt_tokens + sampling.max_new_tokens = {window}"
+            )
+        if self.generation.type == "vllm-server" and window > self.generation.max_model_len:
+            raise ValueError(
+                f"generation.max_model_len = {self.generation.max_model_len} is less than sampling.max_prompt_tokens + "
+                f"sampling.max_new_tokens = {window}"
+            )
         return self
 
 

@@ -102,7 +102,8 @@ class Sampling(Strict):
     """How completions are drawn."""
 
     temperature: Annotated[Number, Field(gt=0.0, le=10.0)]
-    """Sampling temperature; the log-probabilities of training use the same."""
+    """Sampling temperature; the log-probabilities of training use the same, unless `training.logprob_temperature` is
+    given."""
     top_p: Annotated[Number, Field(gt=0.0, le=1.0)] = 1.0
     """Nucleus sampling; 1 is off."""
     max_prompt_tokens: Positive = 512

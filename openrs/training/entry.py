@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from openrs.drill import executioner
 from openrs.errors import BadInput, OpenRSError
 from openrs.runs.directory import RunDirectory
 from openrs.runs.lease import LeaseLost
@@ -40,6 +41,7 @@ def train(stage_path: Path) -> int:
     rank = rank_of_environment()
     if rank.stop_requested():
         return INTERRUPTED
+    executioner.arm(run, rank)
     from openrs.training.session import run_session
 
     return run_session(stage, experiment, run, rank)

@@ -46,6 +46,13 @@ def load_model(name: str, revision: str | None, dtype: str, attention: str) -> A
         raise BadInput(f"model.attention = {attention} cannot be used here: {' '.join(str(error).split())}") from None
 
 
+def end_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """Every token that ends a completion: the tokenizer's, and those of the model's own generation configuration."""
+    own = model.generation_config.eos_token_id
+    own = [] if own is None else own if isinstance(own, list) else [own]
+    return sorted({int(token) for token in [tokenizer.eos_token_id, *own] if token is not None})
+
+
 def derived_seed(*parts: int) -> int:
     """A 32-bit seed that is a hash of its parts: neighbouring steps share nothing."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big")

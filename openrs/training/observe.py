@@ -1,15 +1,20 @@
-"""What a run tells while it trains: a metrics line a step, kept completions, a progress line. Imports no torch."""
+"""What a run tells while it trains: a metrics line a step, kept completions, a progress line."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openrs.runs.directory import RunDirectory
 from openrs.runs.files import append_line, read_lines, write_atomic
+from openrs.spec.experiment import Experiment
+
+if TYPE_CHECKING:  # they import torch; a session looks at the metrics file before it pays for that
+    from openrs.training.learner import Learned
+    from openrs.training.rollout import Roller, Rollout
 
 
 def cut_metrics(metrics: Path, step: int) -> int:
@@ -32,26 +37,71 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def step_record(logs: dict[str, Any], **facts: Any) -> dict[str, Any]:
-    """A metrics line, from `facts` and what TRL logged for the step."""
-    rewards = {key.removeprefix("rewards/"): finite(value) for key, value in logs.items() if key.startswith("rewards/")}
-    record = {
-        **facts,
-        "reward": finite(logs.get("reward")),
-        "reward_std": finite(logs.get("reward_std")),
-        "rewards": rewards,
-        "grad_norm": finite(logs.get("grad_norm")),
-        "learning_rate": logs.get("learning_rate"),
-        "completion_tokens": finite(logs.get("completion_length")),
-        "truncated": finite(logs.get("truncated")),
+Sums = dict[str, tuple[float, int]]
+"""Name → sum and number of values, of one rank; merged over ranks they give the step's means."""
+
+
+def rank_stats(rollout: Rollout, learned: Learned, experiment: Experiment) -> Sums:
+    """What one rank's part of a step adds to the step's means."""
+    from openrs.training.rollout import rewards_of
+
+    totals = rewards_of(rollout, experiment)
+    deviations = totals.std(dim=1)
+    completions = rollout.completions
+    stats: Sums = {
+        "reward": (totals.sum().item(), totals.numel()),
+        "reward_std": (deviations.sum().item(), len(deviations)),
+        "zero_variance": (float((totals == totals[:, :1]).all(dim=1).sum()), len(deviations)),
+        "completion_tokens": (float(sum(len(one.ids) for one in completions)), len(completions)),
+        "truncated": (float(sum(not one.finished for one in completions)), len(completions)),
+        "entropy": (learned.entropy, learned.tokens),
+        "clipped": (float(learned.clipped), learned.tokens),
     }
-    # The last two: shares of the completions that the verifier could not judge (see `openrs.rewards.verify.take_tally`).
-    for name in ("kl", "unscorable", "over_limit"):
-        if name in logs:
-            record[name] = finite(logs[name])
+    if learned.kl is not None:
+        stats["kl"] = (learned.kl, learned.tokens)
+    for name in rollout.groups[0].scores:
+        scores = [score for group in rollout.groups for score in group.scores[name] if score is not None]
+        stats[f"rewards/{name}"] = (sum(scores), len(scores))
+    for name, share in rollout.shares.items():
+        stats[name] = (share * len(completions), len(completions))
+    return stats
+
+
+def step_record(stats: Sequence[Sums], phases: dict[str, float], **facts: Any) -> dict[str, Any]:
+    """A metrics line, from `facts` and what every rank adds to the step's means."""
+    means: dict[str, float | None] = {}
+    for name in dict.fromkeys(name for one in stats for name in one):
+        total, count = (sum(one[name][part] for one in stats if name in one) for part in (0, 1))
+        means[name] = finite(total / count) if count else None
+    rewards = {name.removeprefix("rewards/"): mean for name, mean in means.items() if name.startswith("rewards/")}
+    record = {
+        **{name: finite(value) if isinstance(value, float) else value for name, value in facts.items()},
+        "seconds": round(facts["seconds"], 3),
+        "phases": {name: round(seconds, 3) for name, seconds in phases.items()},
+        "rewards": rewards,
+        **{name: mean for name, mean in means.items() if not name.startswith("rewards/")},
+    }
     if "accuracy" in rewards:
         record["accuracy"] = rewards["accuracy"]
     return record
+
+
+def kept_completions(rollout: Rollout, roller: Roller, limit: int) -> list[dict[str, Any]]:
+    """The first `limit` completions, as a person reads them."""
+    kept: list[dict[str, Any]] = []
+    for group in rollout.groups:
+        completions = group.completions[: max(0, limit - len(kept))]
+        kept += [
+            {
+                **roller.problem(group.row),
+                "completion": text,
+                "rewards": {name: scores[number] for name, scores in group.scores.items()},
+                "tokens": len(one.ids),
+                "finished": one.finished,
+            }
+            for number, (one, text) in enumerate(zip(completions, roller.texts(completions), strict=True))
+        ]
+    return kept
 
 
 def write_step(

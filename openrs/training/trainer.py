@@ -1,37 +1,38 @@
-"""The seam to TRL: its GRPO trainer with our order, seeds, stops, checkpoints, metrics. The algorithm is TRL's own."""
+"""The seam to transformers: its Trainer, whose training step is a whole GRPO step between our sampler and our files."""
 
-# TRL, transformers and accelerate are untyped here; everything typed stands in the other files.
+# transformers and accelerate are untyped here; everything typed stands in the other files.
 # mypy: disable-error-code="misc, no-untyped-call, no-untyped-def, attr-defined, assignment, arg-type"
 
 from __future__ import annotations
 
-import shutil
-import sys
-import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PrinterCallback, StoppingCriteriaList, set_seed
-from trl.trainer.grpo_config import GRPOConfig
-from trl.trainer.grpo_trainer import GRPOTrainer
+from transformers import PrinterCallback, ProgressCallback, set_seed
+from transformers import Trainer as TransformersTrainer
 
-from openrs import rewards
-from openrs.data.load import model_path
-from openrs.rewards import verify
+from openrs.data.load import fingerprint, model_path
+from openrs.errors import BadInput
 from openrs.runs.directory import RunDirectory
-from openrs.runs.lease import LeaseLost
+from openrs.spec.change import identity
 from openrs.spec.experiment import Experiment
 from openrs.stage import StageFile
-from openrs.training import checkpoint, observe
-from openrs.training.model import derived_seed, load_model, load_tokenizer
+from openrs.training import checkpoint, observe, phases
+from openrs.training.clock import Clock
+from openrs.training.config import arguments, training_dtype
+from openrs.training.generation import Generator
+from openrs.training.generation.local import LocalGenerator
+from openrs.training.journal import Journal
+from openrs.training.learner import Learned, Learner
+from openrs.training.model import derived_seed, end_tokens, load_model, load_tokenizer
+from openrs.training.replay import Replay
+from openrs.training.rollout import Roller, Rollout
 from openrs.training.sampler import StepSampler
-from openrs.training.stop import StopCriterion, StopRequested
+from openrs.training.saving import Saving
+from openrs.training.stop import StopRequested
+from openrs.training.together import any_rank, every_rank
 from openrs.worker.rank import Rank
-
-POLL_SECONDS = 0.2
-"""How often a rank that waits for the generation server looks for a request to stop."""
 
 
 def train(
@@ -41,139 +42,78 @@ def train(
     run: RunDirectory,
     rank: Rank,
     start: checkpoint.Found | None,
-    server: tuple[str, int] | None,
 ) -> None:
     """Trains from `start` to the last step. Raises BadInput, and StopRequested once the last finished step is saved."""
     name, revision = model_path(experiment.model)
     tokenizer = load_tokenizer(name, revision)
     # The base model also on resuming: the KL term's reference is a copy of it. The Trainer then loads the weights.
     model = load_model(name, revision, training_dtype(experiment), experiment.model.attention)
-    trainer = Trainer(stage, experiment, problems, run, rank, start, server, model, tokenizer)
+    generator = make_generator(experiment, model, tokenizer)
+    ours = checkpoint.Identity(stage.run, identity(experiment), rank.world)
+    saving = Saving(experiment, run, rank, ours, start.step if start else 0)
+    replay = Replay(Journal(run.journal, ours, fingerprint(problems), rank), run)
+    trainer = Trainer(experiment, problems, run, rank, generator, saving, replay, model, tokenizer)
     try:
         trainer.train(resume_from_checkpoint=str(start.path) if start else None)
     except StopRequested:
-        trainer.save_at_stop()
+        saving.finish(trainer)
         raise
+    finally:
+        generator.close()
+    saving.finish(trainer)
 
 
-def training_dtype(experiment: Experiment) -> str:
-    """Data type of the weights in training.
-
-    On one GPU they are float32 under autocast: steps near 1e-6 are lost in bfloat16 weights, and there is no ZeRO to
-    keep float32 copies of them.
-    """
-    if experiment.resources.gpus and experiment.trainer_ranks == 1:
-        return "float32"
-    return experiment.model.dtype
-
-
-def config(experiment: Experiment, output: Path, server: tuple[str, int] | None) -> GRPOConfig:
-    """TRL's options for a spec. Nothing that bites is left to a default of TRL."""
-    training, sampling = experiment.training, experiment.sampling
-    gpus, dtype = experiment.resources.gpus > 0, experiment.model.dtype
-    # Transformers' "constant" knows no warm-up.
-    schedule = {"constant": "constant_with_warmup"}.get(training.schedule, training.schedule)
-    options: dict[str, Any] = {}
-    if server is not None:
-        options |= {"use_vllm": True, "vllm_server_host": server[0], "vllm_server_port": server[1]}
-    if gpus and experiment.trainer_ranks > 1:
-        options["deepspeed"] = _zero2(dtype)
-    return GRPOConfig(
-        output_dir=str(output),
-        max_steps=training.steps,
-        per_device_train_batch_size=training.micro_batch,
-        gradient_accumulation_steps=experiment.accumulation,
-        num_generations=training.completions_per_prompt,
-        num_iterations=1,
-        beta=training.beta,
-        epsilon=training.epsilon,
-        reward_weights=[reward.weight for reward in experiment.rewards],
-        learning_rate=training.learning_rate,
-        lr_scheduler_type=schedule,
-        lr_scheduler_kwargs={"min_lr_rate": training.min_lr_rate} if schedule == "cosine_with_min_lr" else {},
-        warmup_ratio=training.warmup_ratio,
-        adam_beta2=training.adam_beta2,
-        max_grad_norm=training.max_grad_norm,
-        gradient_checkpointing=training.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
-        seed=training.seed,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        # TRL's 50 would cut the distribution that the log-probabilities are taken of; the spec has no such cut.
-        top_k=None,
-        max_prompt_length=sampling.max_prompt_tokens,
-        max_completion_length=sampling.max_new_tokens,
-        use_cpu=not gpus,
-        bf16=gpus and dtype == "bfloat16",
-        fp16=gpus and dtype == "float16",
-        dataloader_pin_memory=gpus,
-        # The sampler starts at the step; the Trainer must not skip batches on top of that.
-        ignore_data_skip=True,
-        ddp_timeout=7200,
-        logging_steps=1,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        **options,
+def make_generator(experiment: Experiment, model: Any, tokenizer: Any) -> Generator:
+    """The back end that the spec names."""
+    if experiment.generation.type != "transformers":
+        raise BadInput(f"generation.type = {experiment.generation.type}: being rebuilt, use transformers")
+    return LocalGenerator(
+        experiment.sampling,
+        experiment.generation.batch_tokens,
+        end_tokens(model, tokenizer),
+        tokenizer.pad_token_id,
     )
 
 
-def _zero2(dtype: str) -> dict[str, Any]:
-    return {
-        "zero_optimization": {"stage": 2, "overlap_comm": True, "contiguous_gradients": True},
-        "bf16": {"enabled": dtype == "bfloat16"},
-        "fp16": {"enabled": dtype == "float16"},
-        "gradient_clipping": "auto",
-        "gradient_accumulation_steps": "auto",
-        "train_micro_batch_size_per_gpu": "auto",
-        "train_batch_size": "auto",
-    }
+class Trainer(TransformersTrainer):
+    """Optimizer, schedule, ZeRO and loading of checkpoints are transformers' own; the step is ours.
 
-
-class Trainer(GRPOTrainer):
-    """TRL's GRPO trainer between our sampler and our run directory.
-
-    - Before each micro-batch every RNG is seeded from (run seed, step, micro-batch, rank): completions depend on
-      nothing that came before, and a checkpoint needs no RNG state.
-    - `_decode`, the first thing that TRL does with completions on every rank, is where ranks agree to stop and where
-      lengths are taken; `_maybe_log_save_evaluate`, called after each step, is where it is recorded and saved.
+    `training_step` draws and judges all completions of an optimizer step at once (`rollout`), then learns from them in
+    as many micro-batches as memory asks for. Completions come from seeds of their own, and every other RNG is seeded
+    at the start of a step: it depends on nothing that came before, and a checkpoint needs no RNG state.
     """
 
     def __init__(
         self,
-        stage: StageFile,
         experiment: Experiment,
         problems: list[dict[str, str]],
         run: RunDirectory,
         rank: Rank,
-        start: checkpoint.Found | None,
-        server: tuple[str, int] | None,
+        generator: Generator,
+        saving: Saving,
+        replay: Replay,
         model: Any,
         tokenizer: Any,
     ) -> None:
-        self._experiment, self._hash, self._run, self._rank = experiment, stage.experiment_hash, run, rank
-        self._start = self._recorded = self._saved = start.step if start else 0
-        self._completion_ids: list[list[int]] = []
-        self._texts: list[str] = []
-        self._completions: list[dict[str, Any]] = []
-        self._scores: dict[str, list[float | None]] = {}
-        system = [{"role": "system", "content": experiment.prompt.system}] if experiment.prompt.system else []
+        self._experiment, self._run, self._rank = experiment, run, rank
+        self._saving, self._replay = saving, replay
+        self._start = self._recorded = saving.saved
+        self._clock = Clock()
+        self._roller = Roller(experiment, problems, tokenizer, generator, rank, self._clock)
+        self._rollout: Rollout | None = None
+        self._learned: Learned | None = None
+        if experiment.training.gradient_checkpointing:
+            model.config.use_cache = False
         super().__init__(
             model=model,
-            reward_funcs=self._reward_functions(),
-            args=config(experiment, run.checkpoints, server),
-            train_dataset=[
-                {"prompt": [*system, {"role": "user", "content": row["problem"]}], "answer": row["answer"]}
-                for row in problems
-            ],
+            args=arguments(experiment, run.checkpoints),
+            data_collator=list,
+            train_dataset=range(len(problems)),
             processing_class=tokenizer,
         )
         self.remove_callback(PrinterCallback)
-        self._generate, self.model.generate = self.model.generate, self._generate_until_stop
-        self._batch_decode, self.processing_class.batch_decode = tokenizer.batch_decode, self._decode
-        if server is not None and self.accelerator.is_main_process:
-            self._ask_server, self.vllm_client.generate = self.vllm_client.generate, self._ask_server_until_stop
-        self._since = time.monotonic()
+        self.remove_callback(ProgressCallback)
+        self._learner = Learner(experiment, self.model, rank)
 
     def _get_train_sampler(self) -> StepSampler:
         training = self._experiment.training
@@ -186,198 +126,89 @@ class Trainer(GRPOTrainer):
             start=self._start,
         )
 
-    # Sampling and scoring.
+    # A step.
 
-    def _generate_and_score_completions(self, inputs):
-        micro_batch = self._step % self.args.gradient_accumulation_steps
-        set_seed(derived_seed(self.args.seed, self.state.global_step, micro_batch, self._rank.rank))
-        self._scores = {}
-        verify.take_tally()  # what somebody else in this process had judged is not this step's
-        result = super()._generate_and_score_completions(inputs)
-        for name, share in verify.take_tally().items():
-            shares = self.accelerator.gather(torch.tensor(share, device=self.accelerator.device))
-            self._metrics["train"][name].append(shares.mean().item())
-        self._keep_completions(inputs)
-        return result
+    def training_step(self, model: Any, inputs: list[int], num_items_in_batch: Any = None) -> torch.Tensor:
+        """One whole step up to the optimizer's. `inputs` are the problems' indices, each once for every completion."""
+        set_seed(derived_seed(self.args.seed, self.state.global_step, self._rank.rank))
+        rows = inputs[:: self._experiment.training.completions_per_prompt]
+        rollout = self.rollout(self.state.global_step, rows)
+        self._agree_to_stop(rollout is None)
+        assert rollout is not None
+        phases.begin(phases.STEP)
+        model.train()
+        with self._clock.phase("learning"):
+            learned = self._learner.learn(self.model, rollout, self.accelerator.autocast, self._backward)
+        self._rollout, self._learned = rollout, learned
+        return learned.loss
 
-    def _generate_until_stop(self, *args: Any, **kwargs: Any) -> Any:
-        # In training mode dropout would act on what is sampled, and gradient checkpointing would turn the KV cache off.
-        self.model.eval()
-        try:
-            return self._generate(
-                *args, stopping_criteria=StoppingCriteriaList([StopCriterion(self._rank.stop_requested)]), **kwargs
-            )
-        finally:
-            self.model.train()
+    def rollout(self, step: int, rows: list[int]) -> Rollout | None:
+        """This rank's completions of a step and their scores; None where it left for a request to stop.
 
-    def _ask_server_until_stop(self, prompts: list[str], n: int, **kwargs: Any) -> list[list[int]]:
-        """The server's completions; after a request to stop, empty ones, which nobody will use."""
-        outcome: list[Any] = []
+        What an attempt before has drawn for this step is taken from the journal instead.
+        """
+        with self._clock.phase("journal"):
+            rollout = self._replay.take(step + 1, rows)
+        if rollout is None:
+            with phases.phase(phases.GENERATION):
+                rollout = self._roller.roll(self.model, step, rows)
+            if rollout is not None:
+                with self._clock.phase("journal"):
+                    self._replay.keep(step + 1, rollout)
+        return rollout
 
-        def ask() -> None:
-            try:
-                outcome.append(self._ask_server(prompts=prompts, n=n, **kwargs))
-            except Exception as error:
-                outcome.append(error)
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted: transformers would look for input ids in a batch of row numbers."""
+        return 0
 
-        thread = threading.Thread(target=ask, daemon=True)
-        thread.start()
-        while thread.is_alive():
-            if self._rank.stop_requested():
-                return [[self.processing_class.eos_token_id]] * (len(prompts) * n)
-            thread.join(POLL_SECONDS)
-        if isinstance(outcome[0], Exception):
-            raise outcome[0]
-        return outcome[0]
-
-    def _decode(self, completion_ids: torch.Tensor, **kwargs: Any) -> list[str]:
-        """Texts of the completions (rows × tokens, padded after the end token); takes their lengths on the way."""
-        self._agree_to_stop()
-        ends = completion_ids == self.processing_class.eos_token_id
-        finished = ends.any(dim=1)
-        lengths = torch.where(finished, ends.int().argmax(dim=1) + 1, completion_ids.shape[1])
-        self._completion_ids = [row[:length].tolist() for row, length in zip(completion_ids, lengths, strict=True)]
-        truncated = self.accelerator.gather((~finished).float()).mean().item()
-        self._metrics["train"]["truncated"].append(truncated)
-        return self._batch_decode(completion_ids, **kwargs)
-
-    def _reward_functions(self) -> list[Any]:
-        functions: list[Any] = []
-        for spec in self._experiment.rewards:
-            same = sum(function.__name__.split("#")[0] == spec.type for function in functions)
-            functions.append(self._observed(rewards.build(spec), spec.type + (f"#{same + 1}" if same else "")))
-        return functions
-
-    def _observed(self, reward: rewards.RewardFunction, name: str) -> Any:
-        def observed(completions: list[Any], **columns: Any) -> list[float | None]:
-            self._scores[name] = reward(completions, completion_ids=self._completion_ids, **columns)
-            self._texts = [completion[-1]["content"] for completion in completions]
-            return self._scores[name]
-
-        observed.__name__ = name
-        return observed
-
-    def _keep_completions(self, inputs: list[dict[str, Any]]) -> None:
-        room = self._experiment.training.log_completions - len(self._completions)
-        for index, row in enumerate(inputs[: max(0, room)]):
-            self._completions.append(
-                {
-                    "prompt": row["prompt"][-1]["content"],
-                    "answer": row["answer"],
-                    "completion": self._texts[index],
-                    "rewards": {name: scores[index] for name, scores in self._scores.items()},
-                    "tokens": len(self._completion_ids[index]),
-                }
-            )
+    def _backward(self, loss: torch.Tensor, last: bool) -> None:
+        self._agree_to_stop(False)  # as often on every rank
+        if self.is_deepspeed_enabled:
+            engine = self.model_wrapped
+            engine.set_gradient_accumulation_boundary(last)
+            engine.backward(loss, scale_wrt_gas=False)
+            if last:
+                engine.step()
+        else:
+            self.accelerator.backward(loss)
 
     # The end of a step.
 
-    def _maybe_log_save_evaluate(self, tr_loss, *args: Any, **kwargs: Any) -> None:
+    def _maybe_log_save_evaluate(self, tr_loss, grad_norm, *args: Any, **kwargs: Any) -> None:
         if self.state.global_step == self._recorded:
             return  # the end of the epoch, in which nothing happened
-        loss = self._nested_gather(tr_loss).mean().item()  # TRL's log rounds it to four digits
-        super()._maybe_log_save_evaluate(tr_loss, *args, **kwargs)
-        self._record(loss)
-        self._save_if_due()
-        self._since = time.monotonic()
+        loss = self._nested_gather(tr_loss).mean().item()
+        tr_loss -= tr_loss
+        self._record(loss, float(grad_norm))
+        phases.end(phases.STEP)
+        with self._clock.phase("saving"):
+            self._saving.after_step(self)
         if self.state.global_step < self._experiment.training.steps:
-            self._agree_to_stop()
+            self._agree_to_stop(False)
 
-    def _record(self, loss: float) -> None:
-        step, logs = self.state.global_step, self.state.log_history.pop()
-        record = observe.step_record(
-            logs,
-            step=step,
-            steps=self._experiment.training.steps,
-            attempt=self._rank.attempt,
-            time=time.time(),
-            seconds=round(time.monotonic() - self._since, 3),
-            loss=observe.finite(loss),
-        )
+    def _record(self, loss: float, grad_norm: float) -> None:
+        assert self._rollout is not None and self._learned is not None
+        step = self.state.global_step
+        seconds, phases = self._clock.take()
+        stats = every_rank(self._rank, observe.rank_stats(self._rollout, self._learned, self._experiment))
         if self._rank.rank == 0:
-            observe.write_step(self._run, record, self._completions, self._rank.check_lease)
-        self._completions = []
+            record = observe.step_record(
+                stats,
+                step=step,
+                steps=self._experiment.training.steps,
+                attempt=self._rank.attempt,
+                time=time.time(),
+                seconds=seconds,
+                phases=phases,
+                loss=loss,
+                grad_norm=grad_norm,
+                learning_rate=self._get_learning_rate(),
+            )
+            kept = observe.kept_completions(self._rollout, self._roller, self._experiment.training.log_completions)
+            observe.write_step(self._run, record, kept, self._rank.check_lease)
         self._recorded = step
 
-    def _agree_to_stop(self) -> None:
-        """Raises StopRequested on all ranks if any of them is asked to stop."""
-        if self._any(self._rank.stop_requested()):
+    def _agree_to_stop(self, left: bool) -> None:
+        """Raises StopRequested on all ranks if any of them is asked to stop, or has `left` for it."""
+        if any_rank(self._rank, left or self._rank.stop_requested()):
             raise StopRequested
-
-    def _any(self, flag: bool) -> bool:
-        if self._rank.world == 1:
-            return flag
-        tensor = torch.tensor([int(flag)], device=self.accelerator.device)
-        torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX)
-        return bool(tensor.item())
-
-    # Checkpoints.
-
-    def _save_if_due(self) -> None:
-        step, spec = self.state.global_step, self._experiment
-        needed = step == spec.training.steps or step in spec.evaluation.at_steps
-        if needed or step % spec.checkpoint.every_steps == 0:
-            self._save_step(may_fail=not needed)
-
-    def save_at_stop(self) -> None:
-        """Saves the last finished step, if there is one that is not saved; a full disk only costs the steps since."""
-        if self.state.global_step > self._saved:
-            self._save_step(may_fail=True)
-
-    def _save_step(self, may_fail: bool) -> None:
-        """Writes the checkpoint of the last finished step, and removes older ones. All ranks together.
-
-        Raises what the write raised, unless it is a full disk and the run can do without this checkpoint.
-        """
-        step, directory = self.state.global_step, self._shared_temporary()
-        error: Exception | None = None
-        try:
-            self._rank.check_lease()
-            self._write(directory)
-        except LeaseLost:
-            raise
-        except Exception as caught:  # torch and safetensors have their own types for a full disk
-            error = caught
-        failed = self._any(error is not None)
-        if not failed and self._rank.rank == 0:
-            try:
-                checkpoint.commit(
-                    directory,
-                    step,
-                    experiment_hash=self._hash,
-                    world=self._rank.world,
-                    before_rename=self._rank.check_lease,
-                )
-                self._rank.check_lease()
-                checkpoint.prune(
-                    self._run.checkpoints, step, self._experiment.checkpoint.keep, self._experiment.evaluation.at_steps
-                )
-            except OSError as caught:
-                error = caught
-        if not self._any(error is not None):
-            self._saved = step
-            return
-        if self._rank.rank == 0:
-            shutil.rmtree(directory, ignore_errors=True)
-        if error is None:
-            if may_fail:
-                return  # another rank has said why
-            raise OSError(f"another rank could not write the checkpoint of step {step}")
-        if not (may_fail and checkpoint.is_disk_full(error)):
-            raise error
-        print(f"warning: no room for the checkpoint of step {step} ({error}); going on without it", file=sys.stderr)
-
-    def _shared_temporary(self) -> Path:
-        name = [str(checkpoint.temporary(self._run.checkpoints, self.state.global_step))]
-        if self._rank.world > 1:
-            torch.distributed.broadcast_object_list(name, src=0)
-        directory = Path(name[0])
-        directory.mkdir(parents=True, exist_ok=True)
-        return directory
-
-    def _write(self, directory: Path) -> None:
-        if self._rank.rank == 0:
-            self.accelerator.unwrap_model(self.model).save_pretrained(directory)
-            self.processing_class.save_pretrained(directory)
-            self.state.save_to_json(str(directory / "trainer_state.json"))
-        self._save_optimizer_and_scheduler(str(directory))

@@ -6,7 +6,7 @@ import sys
 import tarfile
 from pathlib import Path
 
-LEFT_OUT = ("checkpoints", "lease")
+LEFT_OUT = ("checkpoints", "journal", "lease")
 """Directories that are large, or mean nothing elsewhere."""
 
 

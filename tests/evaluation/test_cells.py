@@ -15,7 +15,7 @@ from openrs.evaluation.entry import main
 from openrs.stage import CellsFile, read
 from openrs.training import checkpoint
 from openrs.worker.rank import Rank
-from tests.training.harness import Job, make_job, tiny
+from tests.training.harness import Job, make_job, seal_and_place, tiny
 
 MODEL = Path(__file__).resolve().parents[2] / "openrs" / "models" / "tiny-sums"
 FACTS = (
@@ -53,7 +53,7 @@ def add_checkpoint(job: Job, step: int) -> None:
     """The base model as a checkpoint."""
     directory = checkpoint.temporary(job.run.checkpoints, step)
     shutil.copytree(MODEL, directory)
-    checkpoint.commit(directory, step, experiment_hash="sha256:x", world=1)
+    seal_and_place(directory, step)
 
 
 def result(job: Job, number: int = 0, task: int = 0) -> dict[str, Any] | None:

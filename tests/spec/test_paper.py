@@ -61,7 +61,9 @@ def expected(**changes: Any) -> dict[str, Any]:
             "steps": 500,
             "prompts_per_step": 12,
             "completions_per_prompt": 6,
-            "micro_batch": 6,
+            "micro_batch": 24,
+            "micro_batch_tokens": 24576,
+            "loss": "dapo",
             "learning_rate": 1e-6,
             "schedule": "cosine_with_min_lr",
             "min_lr_rate": 0.1,
@@ -70,12 +72,16 @@ def expected(**changes: Any) -> dict[str, Any]:
             "max_grad_norm": 1.0,
             "beta": 0.04,
             "epsilon": 0.2,
+            "epsilon_high": None,
+            "scale_rewards": True,
+            "mask_truncated": False,
+            "logprob_temperature": None,
             "gradient_checkpointing": True,
             "seed": 42,
             "log_completions": 6,
         },
         "generation": {"type": "vllm-server", "gpu_memory_utilization": 0.7, "max_model_len": 4608},
-        "checkpoint": {"every_steps": 10, "keep": 2},
+        "checkpoint": {"every_steps": 10, "hours_between_interruptions": 12.0, "keep": 2},
         "evaluation": {
             "at_steps": [50, 100, 150, 200, 250, 300, 350, 400, 450, 500],
             "base": True,
@@ -172,6 +178,7 @@ EXPERIMENTS = {
 }
 
 
+SHIPPED_TRAINING = {"loss": "bnpo", "micro_batch": 6, "micro_batch_tokens": None, "logprob_temperature": 1.0}
 SHIPPED = {"fidelity": "as-shipped", "prompt": {"system": SHIPPED_SYSTEM}}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "exp1-paper": ("exp1", {"fidelity": "paper", "rewards": [ACCURACY, ANY_FORMAT]}),
@@ -190,6 +197,7 @@ def test_a_variant_changes_this_and_nothing_else(name: str) -> None:
     wanted = {**EXPERIMENTS[parent], **changes, "name": name, "title": spec.title}
     if spec.fidelity == "as-shipped":
         wanted["data"] = {**wanted["data"], "answer": "solution"}
+        wanted["training"] = {**wanted["training"], **SHIPPED_TRAINING}
     assert spec.model_dump(mode="json") == wanted
 
 
@@ -212,10 +220,10 @@ def test_every_number(name: str) -> None:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_papers_arithmetic(name: str) -> None:
-    """4 GPUs: three train, one generates. 6 a device × 4 accumulated × 3 ranks = 72 completions = 12 prompts × 6."""
+    """4 GPUs: three train, one generates. 24 a rank × 3 ranks = 72 completions = 12 prompts × 6."""
     experiment = load_experiment(name)
     assert experiment.trainer_ranks == 3
-    assert experiment.accumulation == 4
-    assert experiment.training.micro_batch * experiment.accumulation * experiment.trainer_ranks == 72
+    assert experiment.completions_per_rank == 24
+    assert experiment.completions_per_rank % load_experiment(f"{name}-as-shipped").training.micro_batch == 0
     # The longest prompt and completion fit into vLLM's window.
     assert experiment.sampling.max_prompt_tokens + experiment.sampling.max_new_tokens <= 4608

@@ -21,6 +21,9 @@ from openrs.spec.canonical import pretty, sha256
 from openrs.spec.experiment import Experiment
 from openrs.spec.load import load_experiment
 from openrs.stage import CellsFile, Process, StageFile
+from openrs.training import checkpoint
+
+OURS = checkpoint.Identity(run="test", trains="sha256:a", world=1)
 
 TTL = 3600.0
 """Long enough that nothing has to renew a test's lease."""
@@ -105,7 +108,16 @@ class Job:
     def metrics(self) -> list[dict[str, Any]]:
         """The metrics lines without what differs from run to run."""
         lines = [json.loads(line) for line in self.run.metrics.read_text().splitlines()]
-        return [{key: line[key] for key in line if key not in ("time", "seconds", "attempt")} for line in lines]
+        return [
+            {key: line[key] for key in line if key not in ("time", "seconds", "phases", "attempt")} for line in lines
+        ]
+
+
+def seal_and_place(directory: Path, step: int, ours: checkpoint.Identity = OURS) -> Path:
+    """Makes what has been written into `directory` the checkpoint of `step`, as a rank does."""
+    entries = checkpoint.seal(directory, [path for path in directory.rglob("*") if path.is_file()])
+    checkpoint.write_manifest(directory, step, entries, ours)
+    return checkpoint.place(directory, step)
 
 
 def wait_for(condition: Any, seconds: float = 120.0) -> None:

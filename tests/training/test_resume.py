@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,19 +50,19 @@ def test_a_killed_run_goes_on_bitwise(
     whole, cut = job_of(experiment, "whole"), job_of(experiment, "cut")
     assert train_here(whole) == 0
 
-    from openrs.training.trainer import Trainer
+    from openrs.training.rollout import Roller
 
-    decode = Trainer._decode
+    judge = Roller._judge
 
-    def die(self: Trainer, *args: object, **kwargs: object) -> object:
-        if self.state.global_step == 3:
+    def die(self: Roller, rows: Any, drawn: Any) -> Any:
+        if cut.run.progress().get("step") == 3:
             raise RuntimeError("killed")
-        return decode(self, *args, **kwargs)
+        return judge(self, rows, drawn)
 
-    monkeypatch.setattr(Trainer, "_decode", die)
-    with pytest.raises(RuntimeError, match="killed"):
-        train_here(cut)
-    monkeypatch.setattr(Trainer, "_decode", decode)
+    with monkeypatch.context() as patch:
+        patch.setattr(Roller, "_judge", die)
+        with pytest.raises(RuntimeError, match="killed"):
+            train_here(cut)
     assert [line["step"] for line in cut.metrics()] == [1, 2, 3]
     assert checkpoint.steps_in(cut.run.checkpoints) == [2]
     assert train_here(cut) == 0
@@ -111,7 +112,7 @@ def test_a_damaged_checkpoint_is_passed_over(job_of: Callable[..., Job], train_h
     (damaged.run.checkpoints / ".step-000003.dead").mkdir()
     assert train_here(damaged) == 0
     same(whole, damaged, 3)
-    event = damaged.run.ledger()[-1]
+    event = [event for event in damaged.run.ledger() if event["event"] == "training"][-1]
     assert event["from_step"] == 2 and event["removed"] == [".step-000003.dead"]
     assert event["rejected"] == [
         {"checkpoint": "step-000003", "reason": "model.safetensors has another content than was written"}
@@ -131,22 +132,32 @@ def test_a_checkpoint_of_another_experiment_is_refused(
     assert len(lines) == 1 and lines[0].startswith("openrs: ") and "another experiment" in lines[0]
 
 
+def fill_disk(monkeypatch: pytest.MonkeyPatch, at_step: int) -> None:
+    """The write of that step's checkpoint finds no room, when most of it is there."""
+    from openrs.training.snapshot import snapshot
+
+    def full(trainer: Any, directory: Path) -> Callable[[], list[Path]]:
+        step, write = trainer.state.global_step, snapshot(trainer, directory)
+
+        def fail() -> list[Path]:
+            written = write()
+            if step == at_step:
+                raise OSError(28, "No space left on device")
+            return written
+
+        return fail
+
+    monkeypatch.setattr("openrs.training.saving.snapshot", full)
+
+
 def test_a_full_disk_costs_a_recovery_checkpoint_and_nothing_else(
     job_of: Callable[..., Job],
     train_here: Callable[[Job], int],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from openrs.training.trainer import Trainer
-
-    job, write = job_of(tiny("training.steps=3")), Trainer._write
-
-    def full(self: Trainer, directory: Path) -> None:
-        write(self, directory)
-        if self.state.global_step == 1:
-            raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Trainer, "_write", full)
+    job = job_of(tiny("training.steps=3"))
+    fill_disk(monkeypatch, at_step=1)
     assert train_here(job) == 0
     assert checkpoint.steps_in(job.run.checkpoints) == [2, 3]
     assert not list(job.run.checkpoints.glob(".*"))
@@ -156,13 +167,8 @@ def test_a_full_disk_costs_a_recovery_checkpoint_and_nothing_else(
 def test_a_full_disk_at_the_last_step_is_a_failure(
     job_of: Callable[..., Job], train_here: Callable[[Job], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from openrs.training.trainer import Trainer
-
-    def full(self: Trainer, directory: Path) -> None:
-        raise OSError(28, "No space left on device")
-
     job = job_of(tiny("training.steps=1"))
-    monkeypatch.setattr(Trainer, "_write", full)
+    fill_disk(monkeypatch, at_step=1)
     with pytest.raises(OSError, match="No space"):
         train_here(job)
     assert not job.run.is_complete("train")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 from typing import Any
@@ -60,25 +59,3 @@ def test_it_leaves_on_request_and_gives_up(monkeypatch: pytest.MonkeyPatch) -> N
     rank: Any = SimpleNamespace(rank=0, stop_requested=lambda: False)
     with pytest.raises(BadInput, match="OPENRS_GENERATION_SERVER"):
         session._wait_for_server(load_experiment("exp3"), rank)
-
-
-@pytest.mark.train
-def test_generation_on_the_server_is_left_on_request() -> None:
-    from openrs.training.trainer import Trainer
-
-    def trainer(ask: Callable[..., Any], stop: Callable[[], bool]) -> Any:
-        tokenizer = SimpleNamespace(eos_token_id=2)
-        return SimpleNamespace(_ask_server=ask, _rank=SimpleNamespace(stop_requested=stop), processing_class=tokenizer)
-
-    generate = Trainer._ask_server_until_stop
-    answered = trainer(lambda prompts, n, **rest: [[5, 2]] * len(prompts) * n, lambda: False)
-    assert generate(answered, ["a", "b"], n=2, top_p=1.0) == [[5, 2]] * 4
-    started = time.monotonic()
-    assert generate(trainer(lambda **_: time.sleep(30), lambda: True), ["a", "b"], n=2) == [[2]] * 4
-    assert time.monotonic() - started < 5
-
-    def broken(**_: object) -> None:
-        raise ConnectionError("gone")
-
-    with pytest.raises(ConnectionError, match="gone"):
-        generate(trainer(broken, lambda: False), ["a"], n=2)

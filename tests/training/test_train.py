@@ -41,7 +41,8 @@ def test_what_a_run_leaves_behind(
         assert set(line["rewards"]) == {"cosine", "accuracy", "format", "format#2", "random"}
         assert line["accuracy"] == line["rewards"]["accuracy"]
         assert line["steps"] == 4 and line["attempt"] == 1 and line["seconds"] > 0 and line["kl"] >= 0
-        assert 1 <= line["completion_tokens"] <= 48 and 0 <= line["truncated"] <= 1
+        assert 1 <= line["completion_tokens"] <= 48 and 0 <= line["truncated"] <= 1 and line["entropy"] > 0
+        assert {"sync", "generation", "rewards", "learning"} <= set(line["phases"]) and line["clipped"] == 0
     kept = list(read_lines(job.run.path / "completions" / "step-000002.jsonl"))
     assert len(kept) == experiment.training.log_completions
     assert set(kept[0]["rewards"]) == set(printed[0]["rewards"]) and kept[0]["prompt"].endswith("=?")
@@ -62,21 +63,18 @@ def test_too_few_problems_are_refused(
 def test_the_options_of_a_gpu_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As far as they can be looked at without a GPU."""
     from openrs.spec.load import load_experiment
-    from openrs.training import trainer
+    from openrs.training import config
 
     seen: dict[str, Any] = {}
-    monkeypatch.setattr(trainer, "GRPOConfig", lambda **options: seen.update(options))
+    monkeypatch.setattr(config, "TrainingArguments", lambda **options: seen.update(options))
     experiment = load_experiment("exp3")
-    trainer.config(experiment, tmp_path, ("127.0.0.1", 8000))
-    assert seen["use_vllm"] and seen["vllm_server_port"] == 8000 and seen["bf16"] and not seen["use_cpu"]
+    config.arguments(experiment, tmp_path)
+    assert seen["bf16"] and not seen["use_cpu"] and seen["lr_scheduler_kwargs"] == {"min_lr_rate": 0.1}
     assert seen["deepspeed"]["zero_optimization"]["stage"] == 2 and seen["deepspeed"]["bf16"]["enabled"]
-    assert seen["gradient_accumulation_steps"] == 4 and seen["per_device_train_batch_size"] == 6
-    assert (
-        seen["reward_weights"] == [2.0, 1.0]
-        and seen["top_k"] is None
-        and seen["lr_scheduler_kwargs"] == {"min_lr_rate": 0.1}
-    )
-    assert trainer.training_dtype(experiment) == "bfloat16"
+    assert seen["per_device_train_batch_size"] == experiment.completions_per_rank
+    assert config.training_dtype(experiment) == "bfloat16"
+    single = load_experiment("exp3", ["resources.gpus=1", "generation={type: transformers}"])
+    assert config.training_dtype(single) == "float32"
 
 
 @pytest.mark.train
