@@ -63,7 +63,7 @@ class Fleet:
             for number in range(world)
         ]
 
-    def _snapshot(self, trainer: object, directory: Path) -> Write:
+    def _snapshot(self, trainer: object, directory: Path, host: object) -> Write:
         number, step = self.numbers.mine, self.step
 
         def write() -> list[Path]:
