@@ -194,6 +194,9 @@ class Resources(Strict):
 
     gpus: Annotated[int, Field(ge=0, le=64)] = 0
     """GPUs."""
+    cpu_ranks: Positive = 1
+    """Training processes where there are no GPUs. Several of them work as several GPUs do (ZeRO-2, over gloo): to try
+    that out on one machine."""
     gpu_type: Line | None = None
     """Type of GPU in the scheduler's words, e.g. `a40`; the cluster profile may translate it."""
     cpus: Positive = 1
@@ -300,9 +303,9 @@ class Experiment(Strict):
 
     @property
     def trainer_ranks(self) -> int:
-        """Training processes: one a GPU, less the one that a generation server owns; one process without GPUs."""
+        """Training processes: one a GPU, less the one that a generation server owns; `cpu_ranks` without GPUs."""
         if self.resources.gpus == 0:
-            return 1
+            return self.resources.cpu_ranks
         return self.resources.gpus - (1 if self.generation.type == "vllm-server" else 0)
 
     @property
