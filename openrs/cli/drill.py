@@ -18,6 +18,7 @@ def command(
     every: Annotated[
         int, typer.Option("--every", min=1, max=1000, metavar="N", help="Steps between two checkpoints.")
     ] = 1,
+    ranks: Annotated[int, typer.Option("--ranks", min=1, max=64, metavar="N", help="Training processes (ZeRO-2).")] = 1,
     save_seconds: Annotated[
         float,
         typer.Option("--save-seconds", min=0.0, max=600.0, metavar="S", help="Make every save last so long."),
@@ -39,9 +40,8 @@ def command(
 
     profile = load_cluster(cluster)
     period = 0.2 if profile.engine == "local" else 2.0
-    outcome = Drill(profile, runs, every_steps=every, save_seconds=save_seconds, say=say, period=period).run(
-        spread(kills)
-    )
+    drill = Drill(profile, runs, every_steps=every, ranks=ranks, save_seconds=save_seconds, say=say, period=period)
+    outcome = drill.run(spread(kills, ranks))
     if json:
         print_json(outcome.to_json())
     else:

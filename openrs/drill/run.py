@@ -24,8 +24,7 @@ from openrs.training.phases import PHASES
 
 TINY = (
     "name=drill",
-    "training.prompts_per_step=3",
-    "training.micro_batch=9",
+    "training.micro_batch=12",
     "data.count=60",
     "evaluation.at_steps=[]",
     "evaluation.base=false",
@@ -131,8 +130,8 @@ class Drill:
         runs: Path,
         *,
         every_steps: int = 1,
+        ranks: int = 1,
         save_seconds: float = 0.0,
-        overrides: tuple[str, ...] = (),
         say: Say = lambda text: None,
         period: float = 0.2,
     ) -> None:
@@ -140,9 +139,14 @@ class Drill:
         self._cluster, self._runs, self._say, self._period = cluster, runs, say, period
         self._every, self._save_seconds = every_steps, save_seconds
         steps = max(12, 4 * every_steps)
-        self._experiment = load_experiment(
-            "smoke", [*TINY, f"training.steps={steps}", f"checkpoint.every_steps={every_steps}", *overrides]
-        )
+        settings = {
+            "training.steps": steps,
+            "training.prompts_per_step": 4 * ranks,
+            "checkpoint.every_steps": every_steps,
+            "resources.cpu_ranks": ranks,
+        }
+        sets = [f"{field}={value}" for field, value in settings.items()]
+        self._experiment = load_experiment("smoke", [*TINY, *sets])
 
     def run(self, kills: list[Kill]) -> Outcome:
         """Carries the kills out, one after the other.

@@ -154,9 +154,9 @@ class Experiment(Strict):
 
     @property
     def trainer_ranks(self) -> int:
-        """Training processes: one a GPU, less the one that a generation server owns; one process without GPUs."""
+        """Training processes: one a GPU, less the one that a generation server owns; `cpu_ranks` without GPUs."""
         if self.resources.gpus == 0:
-            return 1
+            return self.resources.cpu_ranks
         return self.resources.gpus - (1 if self.generation.type == "vllm-server" else 0)
 
     @property

@@ -117,6 +117,9 @@ class Resources(Strict):
 
     gpus: Annotated[int, Field(ge=0, le=64)] = 0
     """GPUs."""
+    cpu_ranks: Positive = 1
+    """Training processes where there are no GPUs. Several of them work as several GPUs do (ZeRO-2, over gloo): to try
+    that out on one machine."""
     gpu_type: Line | None = None
     """Type of GPU in the scheduler's words, e.g. `a40`; the cluster profile may translate it."""
     cpus: Positive = 1

@@ -188,9 +188,12 @@ def set_aside(checkpoints: Path, rejected: Iterable[Rejected]) -> list[str]:
 
 def clean(checkpoints: Path) -> list[str]:
     """Removes what interrupted writes and removals left; their names. Only for who holds the lease."""
-    stale = [entry for entry in checkpoints.glob(".step-*") if entry.is_dir()] if checkpoints.is_dir() else []
+    stale = list(checkpoints.glob(".step-*"))
     for entry in stale:
-        shutil.rmtree(entry, ignore_errors=True)
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:  # a rank's list of its files
+            entry.unlink(missing_ok=True)
     return sorted(entry.name for entry in stale)
 
 

@@ -74,6 +74,8 @@ class Save:
         """Removes what there is of it, once every rank has given it up."""
         if self._rank.rank == 0:
             shutil.rmtree(self._directory, ignore_errors=True)
+            for number in range(1, self._rank.world):
+                _list_of(self._directory, number).unlink(missing_ok=True)
 
     def _run(self) -> None:
         began = time.monotonic()
@@ -115,4 +117,5 @@ class Save:
 
 
 def _list_of(directory: Path, rank: int) -> Path:
-    return directory / f"files-of-rank-{rank}"
+    # Beside it: what is in it belongs to the checkpoint.
+    return directory.with_name(f"{directory.name}.rank-{rank}")

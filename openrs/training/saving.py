@@ -17,7 +17,7 @@ from openrs.training import checkpoint, journal
 from openrs.training.checkpoint import Entry, Identity
 from openrs.training.interval import Due, history
 from openrs.training.saver import POLL_SECONDS, Save, Write
-from openrs.training.snapshot import snapshot
+from openrs.training.snapshot import Host, snapshot
 from openrs.training.together import every_rank
 from openrs.worker.rank import Rank
 
@@ -35,6 +35,7 @@ class Saving:
     ) -> None:
         self._experiment, self._run, self._rank, self._ours = experiment, run, rank, ours
         self._due = Due(experiment.checkpoint, *history(run.ledger()))
+        self._host = Host()
         self._save: Save | None = None
         self.saved = saved
         """The last step of which a checkpoint is there or under way."""
@@ -78,7 +79,7 @@ class Saving:
         directory = checkpoint.temporary(self._run.checkpoints, step, f"{self._rank.lease.nonce[:8]}-{self._count}")
         try:
             self._rank.check_lease()
-            write = snapshot(trainer, directory)
+            write = snapshot(trainer, directory, self._host)
         except LeaseLost:
             raise
         except Exception as caught:  # said where all ranks look for it

@@ -134,10 +134,10 @@ def test_a_checkpoint_of_another_experiment_is_refused(
 
 def fill_disk(monkeypatch: pytest.MonkeyPatch, at_step: int) -> None:
     """The write of that step's checkpoint finds no room, when most of it is there."""
-    from openrs.training.snapshot import snapshot
+    from openrs.training.snapshot import Host, snapshot
 
-    def full(trainer: Any, directory: Path) -> Callable[[], list[Path]]:
-        step, write = trainer.state.global_step, snapshot(trainer, directory)
+    def full(trainer: Any, directory: Path, host: Host) -> Callable[[], list[Path]]:
+        step, write = trainer.state.global_step, snapshot(trainer, directory, host)
 
         def fail() -> list[Path]:
             written = write()

@@ -63,7 +63,7 @@ class Fleet:
             for number in range(world)
         ]
 
-    def _snapshot(self, trainer: object, directory: Path) -> Write:
+    def _snapshot(self, trainer: object, directory: Path, host: object) -> Write:
         number, step = self.numbers.mine, self.step
 
         def write() -> list[Path]:
@@ -72,7 +72,11 @@ class Fleet:
                 raise self.failing[number, step]
             path = directory / f"shard-{number}"
             path.write_text(f"step {step}")
-            return [path]
+            if number > 0:
+                return [path]
+            time.sleep(0.05)  # after the others
+            # As a model's files are found: whatever lies there and is not another rank's.
+            return [one for one in directory.iterdir() if one == path or not one.name.startswith("shard-")]
 
         return write
 
