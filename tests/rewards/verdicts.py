@@ -7,6 +7,7 @@ without a reason fails the test.
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections import Counter, defaultdict
@@ -26,6 +27,8 @@ REASONS = {
     "answer after the reasoning": "what stands in the reasoning is not the answer; math-verify reads there too, where the "
     "part after it has nothing, or has something of lower rank",
     "box alone": "the only box is the answer; where it cannot be parsed, math-verify goes on to any number inside it or nearby",
+    "gold answer not parsed": "math-verify cannot parse it, keeps its text, and says False to all but that text; we say that we do "
+    "not know",
     "over limit": "given up after the pool's limit of time or memory",
 }
 """Why a verdict may differ."""
@@ -45,7 +48,7 @@ def plain(pair: tuple[str, str]) -> bool | None:
     from math_verify import parse, verify
 
     gold, completion = pair
-    marked = any(mark in gold for mark in ("$", "\\boxed", "\\(", "\\["))
+    marked = re.search(r"(?<!\\)\$|\\boxed|\\\(|\\\[", gold) is not None
     parsed = parse(gold) if marked else parse(f"${gold}$") or parse(gold)
     return bool(verify(parsed, parse(completion))) if parsed else None
 
@@ -69,6 +72,8 @@ def reason(case: Case, verdict: Verdict) -> str | None:
     """Why the two may differ on a pair; None where nothing says so."""
     if verdict.limit is not None:
         return "over limit"
+    if verdict.correct is None:
+        return "gold answer not parsed" if _only_text(case.gold) else None
     thought, closed, rest = case.completion.rpartition("</think>")
     answer = answers.locate(case.completion)
     if answer.announced_only or (not closed and not answer.text):
@@ -79,6 +84,13 @@ def reason(case: Case, verdict: Verdict) -> str | None:
     if answer.text.startswith(("$$\\boxed", "\\boxed")) and plain((case.gold, answer.text)) == verdict.correct:
         return "box alone"
     return None
+
+
+def _only_text(gold: str) -> bool:
+    """Whether math-verify finds no expression in a gold answer."""
+    from math_verify import parse
+
+    return all(isinstance(one, str) for one in parse(gold) + parse(f"${gold}$"))
 
 
 def main() -> None:
