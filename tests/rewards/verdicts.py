@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from openrs.rewards import verify
-from openrs.rewards.verifier import answers
+from openrs.rewards.verifier import answers, grade
 from openrs.rewards.verifier.pool import Verdict
 from tests.rewards.corpus import Case, cases, data_directory
 
@@ -47,10 +47,16 @@ def plain(pair: tuple[str, str]) -> bool | None:
     """Plain math-verify's verdict; None where it reads nothing in the gold answer."""
     from math_verify import parse, verify
 
-    gold, completion = pair
-    marked = re.search(r"(?<!\\)\$|\\boxed|\\\(|\\\[", gold) is not None
-    parsed = parse(gold) if marked else parse(f"${gold}$") or parse(gold)
-    return bool(verify(parsed, parse(completion))) if parsed else None
+    gold, completion = plain_gold(pair[0]), pair[1]
+    return bool(verify(gold, parse(completion))) if gold else None
+
+
+def plain_gold(text: str) -> list[Any]:
+    """What plain math-verify reads in a gold answer; one without marks of mathematics is put between dollar signs."""
+    from math_verify import parse
+
+    marked = re.search(r"(?<!\\)\$|\\boxed|\\\(|\\\[", text) is not None
+    return list(parse(text) if marked else parse(f"${text}$") or parse(text))
 
 
 def plain_verdicts(pairs: Sequence[tuple[str, str]], processes: int = 2) -> list[bool | None]:
@@ -73,7 +79,7 @@ def reason(case: Case, verdict: Verdict) -> str | None:
     if verdict.limit is not None:
         return "over limit"
     if verdict.correct is None:
-        return "gold answer not parsed" if _only_text(case.gold) else None
+        return "gold answer not parsed" if _is_text(plain_gold(case.gold)) else None
     thought, closed, rest = case.completion.rpartition("</think>")
     answer = answers.locate(case.completion)
     if answer.announced_only or (not closed and not answer.text):
@@ -81,16 +87,16 @@ def reason(case: Case, verdict: Verdict) -> str | None:
     # Read alone, what comes after the reasoning gives our verdict: the difference is what stands in the reasoning.
     if closed and thought.strip() and plain((case.gold, rest)) == verdict.correct:
         return "answer after the reasoning"
-    if answer.text.startswith(("$$\\boxed", "\\boxed")) and plain((case.gold, answer.text)) == verdict.correct:
-        return "box alone"
+    if answer.text.startswith(("$$\\boxed", "\\boxed")):
+        unread = _is_text(grade.read(answer.text))
+        if unread or plain((case.gold, answer.text)) == verdict.correct:
+            return "box alone"
     return None
 
 
-def _only_text(gold: str) -> bool:
-    """Whether math-verify finds no expression in a gold answer."""
-    from math_verify import parse
-
-    return all(isinstance(one, str) for one in parse(gold) + parse(f"${gold}$"))
+def _is_text(read: Sequence[Any]) -> bool:
+    """Whether math-verify has found no expression, only the text of one."""
+    return all(isinstance(one, str) for one in read)
 
 
 def main() -> None:

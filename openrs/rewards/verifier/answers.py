@@ -33,6 +33,7 @@ _INTEGER = re.compile(rf"\$\$\\boxed\{{\s*{_DIGITS}\s*\}}\$\$|\${_DIGITS}\$|{_DI
 _PLAIN = re.compile(r"(?=.*[0-9])[^$\n]{0,199}[^$\n\\]")
 _SENTENCE = re.compile(r"[^\W\d_]+(?:[\s'’,.;:-]+[^\W\d_]+)+[.!?]?")
 _WORD = re.compile(r"[^\W\d_]{2,}")
+_STOPS = ".,; "
 
 
 class Answer(NamedTuple):
@@ -67,7 +68,7 @@ def gold(text: str, words: bool = False) -> str:
         return _bounded(_only_box(text) or text)
     if _MATH.search(text) or not text or (not words and _is_sentence(text)):
         return _bounded(text)
-    return _bounded(f"${_without_currency(text)}$")
+    return _bounded(f"${_without_currency(text).rstrip(_STOPS)}$")
 
 
 def integer(text: str) -> str | None:
@@ -84,10 +85,19 @@ def same(gold: str, answer: str) -> bool:
 
     A line with a digit in it is never empty to math-verify, and equal texts are equal to it, parsed or not.
     """
+    wanted, given = _bare(gold), _bare(answer)
     if _is_sentence(gold):
-        return answer in (gold, f"$$\\boxed{{{gold}}}$$", f"$$\\boxed{{\\text{{{gold}}}}}$$")
-    content = gold[1:-1]
-    return answer == f"$$\\boxed{{{content}}}$$" and _PLAIN.fullmatch(content) is not None and gold == f"${content}$"
+        return wanted in (given, given.removeprefix("\\text{").removesuffix("}").rstrip(_STOPS))
+    return wanted == given and _PLAIN.fullmatch(wanted) is not None
+
+
+def _bare(text: str) -> str:
+    r"""The content of a box or of dollar signs around the whole of a text, without a full stop at its end."""
+    if text.startswith("$$\\boxed{") and text.endswith("}$$"):
+        text = text[len("$$\\boxed{") : -len("}$$")]
+    elif len(text) > 1 and text.startswith("$") and text.endswith("$"):
+        text = text[1:-1]
+    return text.rstrip(_STOPS)
 
 
 def boxes(text: str) -> list[tuple[int, int]]:
