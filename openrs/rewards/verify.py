@@ -87,7 +87,7 @@ def _pair(gold: str, completion: str, rule: Rule) -> Pair | Verdict:
     """What the pool has to compare, or the verdict where there is nothing to compare."""
     if rule not in ("math-verify", "strict"):
         return Pair(rule, gold, completion)  # its code looks at all of it
-    wanted, answer = answers.gold(gold), answers.locate(completion, anywhere=rule == "strict")
+    wanted, answer = answers.gold(gold, words=rule == "strict"), answers.locate(completion, anywhere=rule == "strict")
     if not wanted:
         return Verdict(None)
     number = answers.integer(wanted)

@@ -67,6 +67,20 @@ def chat(text: str) -> list[dict[str, str]]:
         ),
         ("", "\\boxed{1}", None),
         ("$$", "\\boxed{1}", None),
+        ("\\frac{", "\\boxed{1}", None),
+        ("\\$36", "\\boxed{\\$36}", 1.0),
+        ("\\$32,\\!348", "\\boxed{32348}", 1.0),
+        ("\\$18.90", "\\boxed{18.80}", 0.0),
+        ("\\boxed{\\$36}", "</think><answer>\\$36</answer>", 1.0),
+        ("36", "The price is \\$36.", 1.0),
+        ("-\\frac{5}{3}.", "\\boxed{-\\frac{5}{3}}", 1.0),
+        ("-\\frac{5}{3}.", "\\boxed{-\\frac{5}{3}.}", 1.0),
+        # Without a mark of mathematics, math-verify reads no words; between dollar signs they would be factors.
+        ("no solution", "\\boxed{1}", None),
+        ("no solution", "\\boxed{solution no}", None),
+        ("no solution", "\\boxed{\\text{no solution}}", 1.0),
+        ("no solution", "</think><answer>no solution</answer>", 1.0),
+        ("sin x", "\\boxed{1}", 0.0),
     ],
 )
 def test_accuracy(gold: str, completion: str, expected: float | None) -> None:

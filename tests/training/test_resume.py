@@ -14,7 +14,7 @@ import pytest
 
 from openrs.training import checkpoint
 from openrs.worker.rank import Rank
-from tests.training.harness import Job, tiny, wait_for
+from tests.training.harness import HELD, Job, tiny
 
 pytestmark = pytest.mark.train
 
@@ -178,17 +178,19 @@ def test_sigkill_and_stop_of_a_real_process(
     tmp_path: Path, job_of: Callable[..., Job], train_here: Callable[[Job], int]
 ) -> None:
     """One process is killed, the next asked to stop, the third finishes: as if nothing had happened."""
-    experiment = tiny("training.steps=16", "checkpoint.every_steps=3")
+    experiment = tiny("training.steps=10", "checkpoint.every_steps=3")
     whole, cut = job_of(experiment, "whole"), job_of(experiment, "cut")
     assert train_here(whole) == 0
-    process = cut.start()
-    wait_for(lambda: cut.run.progress().get("step", 0) >= 4 or process.poll() is not None)
+    cut.hold(5)
+    process = cut.start(PYTHONPATH=str(HELD))
+    cut.wait_for_step(5, process)
     process.send_signal(signal.SIGKILL)
     _, error = process.communicate()
     assert process.returncode == -signal.SIGKILL, error
-    before = cut.run.progress()["step"]
-    assert cut.stop_after(before + 2, cut.start()) == 75
-    assert checkpoint.steps_in(cut.run.checkpoints)[-1] == cut.run.progress()["step"]
+    assert checkpoint.steps_in(cut.run.checkpoints) == [3]
+    cut.hold(7)
+    assert cut.stop_after(7, cut.start(PYTHONPATH=str(HELD))) == 75
+    assert checkpoint.steps_in(cut.run.checkpoints)[-1] == cut.run.progress()["step"] == 7
     last = cut.finish()
     assert (last.returncode, last.stderr) == (0, "")
-    same(whole, cut, 16)
+    same(whole, cut, 10)

@@ -52,6 +52,18 @@ def test_what_a_run_leaves_behind(
 
 
 @pytest.mark.train
+def test_a_step_counts_what_it_has_judged_and_nothing_before(
+    job_of: Callable[..., Job], train_here: Callable[[Job], int]
+) -> None:
+    from openrs.rewards import verify
+
+    verify.judge(["$$"] * 5, ["\\boxed{1}"] * 5)  # somebody else in this process, whose gold answer cannot be read
+    job = job_of(tiny("training.steps=1"))
+    assert train_here(job) == 0
+    assert [line["unscorable"] for line in job.metrics()] == [0.0]
+
+
+@pytest.mark.train
 def test_too_few_problems_are_refused(
     job_of: Callable[..., Job], train_here: Callable[[Job], int], capsys: pytest.CaptureFixture[str]
 ) -> None:

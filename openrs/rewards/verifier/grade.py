@@ -21,7 +21,10 @@ Rule = Literal["math-verify", "strict", "as-shipped", "as-shipped-scaled"] | Ext
 
 @lru_cache(maxsize=4096)
 def gold(rule: Rule, text: str) -> tuple[Any, ...]:
-    """What is read in a gold answer; empty where nothing is. Parsed once for all completions of a problem."""
+    """What is read in a gold answer; empty where nothing is. Parsed once for all completions of a problem.
+
+    What math-verify cannot parse it gives back as text, which equals nothing but itself: for its rule nothing is read then.
+    """
     if rule in EXTRACTIVE:
         return (text,)  # what lighteval cannot read, it compares letter by letter
     from math_verify import LatexExtractionConfig, parse
@@ -32,7 +35,9 @@ def gold(rule: Rule, text: str) -> tuple[Any, ...]:
         from openrs.rewards.verifier import strict
 
         text = strict.plain(text)
-    return tuple(parse(text) or parse(text.strip("$")))
+    found = parse(text) or parse(text.strip("$"))
+    read = rule == "strict" or any(not isinstance(one, str) for one in found)
+    return tuple(found) if read else ()
 
 
 def correct(rule: Rule, gold_text: str, answer: str, announced_only: bool) -> bool:
