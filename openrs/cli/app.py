@@ -16,6 +16,7 @@ from openrs.cli import (
     cancel,
     check,
     diff,
+    images,
     import_,
     list_,
     logs,
@@ -63,6 +64,9 @@ COMMANDS = (
 )
 for module in COMMANDS:
     app.command(module.__name__.rpartition(".")[2].rstrip("_"))(module.command)
+
+
+app.add_typer(images.app, name="images")
 
 
 def _version(wanted: bool) -> None:

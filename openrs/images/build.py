@@ -18,7 +18,7 @@ from openrs.errors import BadInput
 from openrs.images import layout
 from openrs.images.pins import pins
 from openrs.images.requirements import versions
-from openrs.images.tools import builder, call, need
+from openrs.images.tools import call, need
 from openrs.spec.load import PACKAGE
 
 IMAGES = {
@@ -62,7 +62,9 @@ def uv_lock() -> str:
     """sha256 of the checkout's uv.lock. Raises BadInput where this is no checkout."""
     lock = PACKAGE.parent / "uv.lock"
     if not lock.is_file() or not (PACKAGE.parent / "images" / "Containerfile").is_file():
-        raise BadInput("images are built, pinned and verified from a checkout of openrs, with its uv.lock; this is an installed package")
+        raise BadInput(
+            "images are built, pinned and verified from a checkout of openrs, with its uv.lock; this is an installed package"
+        )
     return f"sha256:{hashlib.sha256(lock.read_bytes()).hexdigest()}"
 
 
@@ -77,7 +79,9 @@ def revision() -> str:
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     if head.returncode:
         return "unknown"
-    changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=False).stdout.strip()
+    changed = subprocess.run(
+        [*git, "status", "--porcelain"], capture_output=True, text=True, check=False
+    ).stdout.strip()
     return head.stdout.strip() + ("-dirty" if changed else "")
 
 

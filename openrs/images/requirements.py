@@ -1,4 +1,4 @@
-"""`python -m openrs.images.requirements`: writes images/requirements/*.txt, what each image installs, from uv.lock (`make requirements`)."""
+"""`python -m openrs.images.requirements` (`make requirements`): what each image installs, out of uv.lock, into images/requirements."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ class Wanted:
 FILES = {
     "build": Wanted(("--only-group", "image-build")),
     "cli": Wanted(()),
-    "smoke": Wanted(("--extra", "train"), without=rf"triton|deepspeed|nvidia-(?!{'|'.join(n[7:] for n in _CPU_NEEDS)}$).*"),
+    "smoke": Wanted(
+        ("--extra", "train"), without=rf"triton|deepspeed|nvidia-(?!{'|'.join(n[7:] for n in _CPU_NEEDS)}$).*"
+    ),
     "train": Wanted(("--extra", "train", "--extra", "vllm", "--extra", "flash"), without="flash-attn"),
     "flash": Wanted(("--extra", "flash"), only="flash-attn"),
     "eval": Wanted(("--extra", "train", "--extra", "vllm", "--extra", "eval"), beside="train"),

@@ -14,15 +14,24 @@ BUILDERS = ("buildah", "podman", "docker")
 
 _WAYS_OUT = (
     # what the programs say → in our words, and what to do
-    (r"no space left on device|disk quota exceeded", "the disk is full; free some, or set TMPDIR and the builder's storage to another one"),
-    (r"unauthorized|authentication required|denied", "the registry wants credentials: `skopeo login REGISTRY` or `docker login REGISTRY`"),
-    (r"manifest unknown|manifest invalid|name unknown|repository .* not found|not found: manifest|404", "the registry has no such image or digest"),
+    (
+        r"no space left on device|disk quota exceeded",
+        "the disk is full; free some, or set TMPDIR and the builder's storage to another one",
+    ),
+    (
+        r"unauthorized|authentication required|denied",
+        "the registry wants credentials: `skopeo login REGISTRY` or `docker login REGISTRY`",
+    ),
+    (
+        r"manifest unknown|manifest invalid|name unknown|repository .* not found|not found: manifest|404",
+        "the registry has no such image or digest",
+    ),
     (r"server gave HTTP response to HTTPS client", "the registry speaks plain HTTP: --insecure"),
     (
         r"no such host|connection refused|i/o timeout|network is unreachable|could not resolve|connection reset|tls handshake|x509",
         "the registry or the package index cannot be reached from here",
     ),
-)  # fmt: skip
+)
 
 
 def need(name: str, package: str | None = None) -> str:
@@ -67,7 +76,11 @@ def call(command: Sequence[str | Path], what: str, log: Path | None = None, stdi
 def reason(complaint: str) -> str:
     """The last thing that a program said, and what to do about it."""
     lines = [line.strip() for line in complaint.splitlines() if line.strip()]
-    said = [line for line in lines if re.search(r"error|fatal|failed|denied|E:|ERROR", line)] or lines or ["it printed nothing"]
+    said = (
+        [line for line in lines if re.search(r"error|fatal|failed|denied|E:|ERROR", line)]
+        or lines
+        or ["it printed nothing"]
+    )
     end = " ".join(lines[-30:])
     for pattern, words in _WAYS_OUT:
         if re.search(pattern, end, re.IGNORECASE):

@@ -253,7 +253,7 @@ def test_wall_time_ends_an_attempt_in_time(make_stage: Callable[..., Path], star
 def test_missing_gpus_are_the_nodes_fault(
     make_stage: Callable[..., Path], start: Callable[..., Attempt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("openrs.runs.provenance.gpus", lambda: [])
+    monkeypatch.setattr("openrs.runs.provenance.gpus", lambda fields: [])
     path = make_stage(gpus=4, node_fault_retries=1)
     assert [start(path).code(), start(path).code()] == [75, 78]
     assert "offers 0 of the 4 GPUs" in ends(path)[-1][1]
