@@ -47,7 +47,6 @@ def launcher(stage: Stage, place: Place, cluster: Cluster) -> str:
         digest=image.rpartition("@")[2],
         store=shlex.quote(str(directory)),
         content=shlex.quote(str(directory / store.CONTENT[cluster.container])),
-        bundle=shlex.quote(str(directory / "bundles" / cluster.name)),
         stage_file=shlex.quote(str(place.directory / "submission" / str(place.submission) / stage.name / "stage.json")),
         mounts=shlex.quote(",".join(f"{outside}:{inside}" for outside, inside in mounts)),
         passed=",".join(PASSED),

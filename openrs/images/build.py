@@ -75,7 +75,10 @@ def timestamp() -> int:
 
 def revision() -> str:
     """Commit of the checkout, with `-dirty` where files differ from it; `unknown` outside of git."""
-    git = ["git", "-C", str(PACKAGE.parent)]
+    program = shutil.which("git")
+    if program is None:
+        return "unknown"
+    git = [program, "-C", str(PACKAGE.parent)]
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     if head.returncode:
         return "unknown"

@@ -15,8 +15,11 @@ from openrs.errors import BadInput
 from openrs.images import store
 from openrs.images.layout import read_layout
 from openrs.images.tools import call, need
-from openrs.runs.files import write_atomic
+from openrs.runs.files import read_object, write_atomic
 from openrs.spec.cluster import Cluster
+
+ORIGINAL = "image-config.json"
+"""What umoci made of the image's configuration."""
 
 _TMPFS = ["nosuid", "nodev", "mode=1777"]
 
@@ -71,7 +74,7 @@ def _oci(reference: str, layout: Path | None, insecure: bool, fresh: Path) -> No
         rootless = [] if os.geteuid() == 0 else ["--rootless"]
         call([umoci, "unpack", *rootless, "--image", f"{copy}:image", fresh / "bundle"], f"umoci unpack of {reference}")
     (fresh / "bundle" / "rootfs").rename(fresh / "rootfs")
-    (fresh / "bundle" / "config.json").rename(fresh / "config.json")
+    (fresh / "bundle" / "config.json").rename(fresh / ORIGINAL)
     shutil.rmtree(fresh / "bundle")
 
 
@@ -115,11 +118,12 @@ _IMPORTS = {"oci": _oci, "apptainer": _apptainer, "pyxis": _pyxis}
 
 
 def _write_bundle(cluster: Cluster, place: Path) -> None:
-    """The profile's own bundle around the root file system that all profiles share."""
-    config = bundle(json.loads((place / "config.json").read_bytes()), place / "rootfs", store.mounts(cluster))
-    target = place / "bundles" / cluster.name
-    target.mkdir(parents=True, exist_ok=True)
-    write_atomic(target / "config.json", json.dumps(config, indent=2) + "\n")
+    """The configuration beside the root file system, where Slurm insists on having it, with every profile's mounts."""
+    config, known = json.loads((place / ORIGINAL).read_bytes()), read_object(place / "config.json") or {}
+    wanted = {inside: outside for outside, inside in store.mounts(cluster)}
+    before = {each["destination"]: each["source"] for each in known.get("mounts", []) if each["type"] == "bind"}
+    both = [(outside, inside) for inside, outside in (before | wanted).items()]
+    write_atomic(place / "config.json", json.dumps(bundle(config, place / "rootfs", both), indent=2) + "\n")
 
 
 def bundle(config: dict[str, Any], root: Path, mounts: list[tuple[str, str]]) -> dict[str, Any]:
