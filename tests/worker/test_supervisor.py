@@ -284,6 +284,28 @@ def test_other_packages_than_at_first_are_refused(
     assert "rich" not in ends(path)[-1][1]
 
 
+def test_another_type_of_gpu_is_refused_and_another_driver_recorded(
+    make_stage: Callable[..., Path], start: Callable[..., Attempt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The GPUs are made up: none is at hand."""
+    path = make_stage(environment={"STANDIN": "crash-0"})
+
+    def have(gpu: str) -> None:
+        found = {"name,driver_version": [gpu], "compute_cap": []}
+        monkeypatch.setattr("openrs.runs.provenance.gpus", lambda fields: found[fields])
+
+    have("NVIDIA A40, 550.1")
+    assert start(path).code() == 1
+    have("NVIDIA A40, 560.2")
+    assert start(path).code() == 1
+    assert [event["differences"] for event in run_of(path).ledger() if event["event"] == "environment"] == [
+        ["driver 550.1 → 560.2"]
+    ]
+    have("NVIDIA L40, 550.1")
+    assert start(path).code() == 78
+    assert "GPU NVIDIA A40 → NVIDIA L40" in ends(path)[-1][1]
+
+
 def test_secrets_reach_the_ranks_and_nothing_else(
     make_stage: Callable[..., Path], start: Callable[..., Attempt], tmp_path: Path
 ) -> None:
