@@ -41,6 +41,8 @@ class SlurmEngine:
                 raise BadInput(
                     f"secrets.{name} = {reference}: on Slurm use file:PATH with mode 0600; a job's environment may be stored by accounting"
                 )
+        if self.cluster.container is not None:
+            container.check_secrets(experiment.secrets, self.cluster)
         files = common_files(experiment, plan, place, self.cluster)
         for stage in plan.stages:
             files[f"{stage.name}/job.sbatch"] = self._script(stage, plan, place, experiment.recovery.grace_seconds)

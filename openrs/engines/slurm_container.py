@@ -23,6 +23,17 @@ PASSED = ("PYTHONPATH", "OPENRS_HANDLE", "OPENRS_IMAGE", "CUDA_VISIBLE_DEVICES")
 """Variables of the host that the supervisor gets beside SLURM_*; the rest of its environment is the image's."""
 
 
+def check_secrets(secrets: dict[str, str], cluster: Cluster) -> None:
+    """Raises BadInput for a file that the supervisor, which reads it inside, would not see; `~` is not the user's there."""
+    for name, reference in secrets.items():
+        path = Path(reference.partition(":")[2])
+        if not any(path.is_relative_to(inside) for _, inside in store.mounts(cluster)):
+            raise BadInput(
+                f"secrets.{name} = {reference}: not to be seen in the container; name the file by its whole path, below shared_root or "
+                f"one of container_mounts of cluster {cluster.name}"
+            )
+
+
 def launcher(stage: Stage, place: Place, cluster: Cluster) -> str:
     """The script: its arguments are those of the image's Python. Raises BadInput for an image or a mount that is missing."""
     assert cluster.container is not None

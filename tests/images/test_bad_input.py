@@ -160,6 +160,24 @@ def test_a_path_that_the_container_would_not_see(workdir: Path) -> None:
     assert CliRunner().invoke(app, ["render", "exp3", "--cluster", "b", *setting]).exit_code == 0
 
 
+@pytest.mark.parametrize(
+    ("path", "seen"), [("~/.hf-token", False), ("/home/me/.hf-token", False), ("/shared/.hf-token", True)]
+)
+def test_a_secret_that_the_container_would_not_see(workdir: Path, path: str, seen: bool) -> None:
+    Path("openrs.toml").write_text(
+        f'[clusters.a]\nextends = "slurm"\ncontainer = "oci"\nimage = "{REFERENCE}"\nshared_root = "/shared"\n'
+    )
+    result = CliRunner().invoke(
+        app, ["render", "smoke", "--cluster", "a", "--set", f'secrets={{HF_TOKEN: "file:{path}"}}']
+    )
+    assert (result.exit_code == 0) is seen
+    assert (
+        seen
+        or "secrets.HF_TOKEN" in str(result.exception)
+        and "not to be seen in the container" in str(result.exception)
+    )
+
+
 def test_an_image_that_changed_is_refused(tmp_path: Path) -> None:
     cluster = Cluster(name="c", engine="slurm", container="apptainer", image=REFERENCE, shared_root=str(tmp_path))
     place = store.directory(cluster)
