@@ -171,10 +171,8 @@ def test_a_secret_that_the_container_would_not_see(workdir: Path, path: str, see
         app, ["render", "smoke", "--cluster", "a", "--set", f'secrets={{HF_TOKEN: "file:{path}"}}']
     )
     assert (result.exit_code == 0) is seen
-    assert (
-        seen
-        or "secrets.HF_TOKEN" in str(result.exception)
-        and "not to be seen in the container" in str(result.exception)
+    assert seen or (
+        "secrets.HF_TOKEN" in str(result.exception) and "not to be seen in the container" in str(result.exception)
     )
 
 
