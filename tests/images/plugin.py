@@ -26,6 +26,8 @@ PROGRAMS = ("buildah", "runc", "skopeo", "umoci", "mmdebstrap", "docker-registry
 CA = Path("/etc/ssl/certs/ca-certificates.crt")
 # No namespaces for a build: they cannot be had everywhere where the tests run.
 ENVIRONMENT = {"BUILDAH_ISOLATION": "chroot"}
+PRIVATE = ("unshare", "--mount", "--propagation", "private")
+"""Before a builder: what it mounts is not for other tests to see."""
 _PARTS = ("images", "openrs", "slurm", "k8s", "pyproject.toml", "uv.lock", "README.md", "LICENSE")
 
 
@@ -77,7 +79,7 @@ def locked() -> Iterator[None]:
 def run(*words: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """`openrs …` of this tree."""
     return subprocess.run(
-        [sys.executable, "-m", "openrs", *map(str, words)],
+        [*PRIVATE, sys.executable, "-m", "openrs", *map(str, words)],
         cwd=cwd,
         env={**os.environ, **ENVIRONMENT, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"},
         capture_output=True,

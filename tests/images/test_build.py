@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from openrs.images.layout import read_layout
-from tests.images.plugin import CA, ENVIRONMENT, Built, run
+from tests.images.plugin import CA, ENVIRONMENT, PRIVATE, Built, run
 from tests.images.registry import Registry
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -75,7 +75,9 @@ def in_container(reference: str, *command: str) -> str:
     environment = {**os.environ, **ENVIRONMENT}
 
     def buildah(*words: str) -> str:
-        return subprocess.run(["buildah", *words], env=environment, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            [*PRIVATE, "buildah", *words], env=environment, capture_output=True, text=True, check=True
+        ).stdout
 
     container = buildah("from", "--quiet", "--tls-verify=false", f"docker://{reference}").strip()
     try:
@@ -96,7 +98,7 @@ def test_a_changed_file_is_seen(cli_image: Built, tmp_path: Path) -> None:
     )
     out = tmp_path / "out"
     out.mkdir()
-    words = ["sh", "-ec", script, str(cli_image.layout), str(evil), inside, str(out / "cli")]
+    words = [*PRIVATE, "sh", "-ec", script, str(cli_image.layout), str(evil), inside, str(out / "cli")]
     subprocess.run(words, env=environment, check=True, capture_output=True)
     done = run("images", "verify", "cli", "--out", out, "--builder", "buildah")
     assert done.returncode == 1
