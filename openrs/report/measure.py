@@ -39,6 +39,8 @@ class Measured:
     these: st.Interval
     new: st.Interval
     facts: dict[str, Any]
+    label: str | None = None
+    """What to call a model of which no base model is known."""
 
     @property
     def title(self) -> str:
@@ -48,6 +50,8 @@ class Measured:
     @property
     def name(self) -> str:
         """`step 50` or `base model`, with the series where it is not the run."""
+        if self.label is not None:
+            return self.label
         what = "base model" if self.step is None else f"step {self.step}"
         if self.step is None and not self.checkpoint.startswith("rev-"):
             what = self.checkpoint
