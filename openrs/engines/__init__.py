@@ -78,6 +78,10 @@ class NodeAway(OpenRSError):
     """The scheduler answers, but not the node that holds what was asked for."""
 
 
+class LogGone(OpenRSError):
+    """What was asked for is not there any more, though it may just have been listed."""
+
+
 @dataclass(frozen=True)
 class PodLog:
     """The output of one container."""
@@ -91,7 +95,7 @@ class PodLog:
     running: bool
     read: Callable[[str | None], str]
     """Fetches what was printed since a time (RFC 3339; everything without one), each line behind its time and a space.
-    Raises OpenRSError, and NodeAway."""
+    Raises OpenRSError, NodeAway and LogGone."""
 
 
 @dataclass(frozen=True)

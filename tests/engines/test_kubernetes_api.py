@@ -17,7 +17,9 @@ import pytest
 import yaml
 
 from openrs import launch
-from openrs.engines.kubernetes.api import Api
+from openrs.engines import LogGone, NodeAway
+from openrs.engines.kubernetes import logs
+from openrs.engines.kubernetes.api import Api, Refused
 from openrs.errors import BadInput, OpenRSError
 from openrs.spec.cluster import Cluster
 from tests.engines.test_kubernetes_render import K8S, SMOKE
@@ -200,3 +202,37 @@ def test_what_cannot_be_taken_back_is_named(fake: tuple[type[Server], Cluster], 
     said = refusal(cluster, tmp_path)
     assert "no room for it" in said
     assert "left behind: `kubectl delete job refused-base-1`" in said
+
+
+class Kubelet:
+    """Answers a request for a log: with a text, or with a refusal."""
+
+    def __init__(self, answer: str | Refused) -> None:
+        self.answer = answer
+
+    def log(self, pod: str, **query: str) -> str:
+        if isinstance(self.answer, Refused):
+            raise self.answer
+        return self.answer
+
+
+def test_what_a_kubelet_says_in_place_of_a_log() -> None:
+    """Each as Kubernetes 1.34 said it."""
+
+    def read(answer: str | Refused) -> str:
+        return logs._read(Kubelet(answer), "p")  # type: ignore[arg-type]
+
+    line = "2026-11-24T23:34:20.123456789Z openrs: mine/train: attempt 1 on node-a\n"
+    assert read(line) == line and read("") == ""
+    assert read(Refused('container "worker" in pod "p" is waiting to start: ContainerCreating', 400)) == ""
+    for gone in (
+        'failed to try resolving symlinks in path "/var/log/pods/openrs_p/worker/0.log": lstat: no such file or directory',
+        "unable to retrieve container logs for containerd://5c1f",
+        Refused('pods "p" not found', 404),
+    ):
+        with pytest.raises(LogGone):
+            read(gone)
+    with pytest.raises(NodeAway):
+        read(Refused("Get https://10.240.0.11:10250/containerLogs/…: dial tcp: i/o timeout", 500))
+    with pytest.raises(Refused):
+        read(Refused('pods "p" is forbidden', 403))

@@ -27,8 +27,8 @@ REASONS = {
     "answer after the reasoning": "what stands in the reasoning is not the answer; math-verify reads there too, where the "
     "part after it has nothing, or has something of lower rank",
     "box alone": "the only box is the answer; where it cannot be parsed, math-verify goes on to any number inside it or nearby",
-    "gold answer not parsed": "math-verify cannot parse it, keeps its text, and says False to all but that text; we say that we do "
-    "not know",
+    "gold answer not parsed": "math-verify cannot parse it (or its box, and then reads what stands around it), keeps its text, and "
+    "says False to all but that text; we say that we do not know",
     "over limit": "given up after the pool's limit of time or memory",
 }
 """Why a verdict may differ."""
@@ -79,7 +79,7 @@ def reason(case: Case, verdict: Verdict) -> str | None:
     if verdict.limit is not None:
         return "over limit"
     if verdict.correct is None:
-        return "gold answer not parsed" if _is_text(plain_gold(case.gold)) else None
+        return "gold answer not parsed" if _is_text(plain_gold(answers.gold(case.gold))) else None
     thought, closed, rest = case.completion.rpartition("</think>")
     answer = answers.locate(case.completion)
     if answer.announced_only or (not closed and not answer.text):

@@ -33,7 +33,6 @@ _INTEGER = re.compile(rf"\$\$\\boxed\{{\s*{_DIGITS}\s*\}}\$\$|\${_DIGITS}\$|{_DI
 _PLAIN = re.compile(r"(?=.*[0-9])[^$\n]{0,199}[^$\n\\]")
 _SENTENCE = re.compile(r"[^\W\d_]+(?:[\s'’,.;:-]+[^\W\d_]+)+[.!?]?")
 _WORD = re.compile(r"[^\W\d_]{2,}")
-_STOPS = ".,; "
 
 
 class Answer(NamedTuple):
@@ -68,7 +67,7 @@ def gold(text: str, words: bool = False) -> str:
         return _bounded(_only_box(text) or text)
     if _MATH.search(text) or not text or (not words and _is_sentence(text)):
         return _bounded(text)
-    return _bounded(f"${_without_currency(text).rstrip(_STOPS)}$")
+    return _bounded(f"${_without_currency(text)}$")
 
 
 def integer(text: str) -> str | None:
@@ -87,17 +86,15 @@ def same(gold: str, answer: str) -> bool:
     """
     wanted, given = _bare(gold), _bare(answer)
     if _is_sentence(gold):
-        return wanted in (given, given.removeprefix("\\text{").removesuffix("}").rstrip(_STOPS))
+        return wanted in (given, given.removeprefix("\\text{").removesuffix("}"))
     return wanted == given and _PLAIN.fullmatch(wanted) is not None
 
 
 def _bare(text: str) -> str:
-    r"""The content of a box or of dollar signs around the whole of a text, without a full stop at its end."""
+    r"""The content of a box or of dollar signs around the whole of a text."""
     if text.startswith("$$\\boxed{") and text.endswith("}$$"):
-        text = text[len("$$\\boxed{") : -len("}$$")]
-    elif len(text) > 1 and text.startswith("$") and text.endswith("$"):
-        text = text[1:-1]
-    return text.rstrip(_STOPS)
+        return text[len("$$\\boxed{") : -len("}$$")]
+    return text[1:-1] if len(text) > 1 and text.startswith("$") and text.endswith("$") else text
 
 
 def boxes(text: str) -> list[tuple[int, int]]:
