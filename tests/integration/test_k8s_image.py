@@ -13,7 +13,7 @@ from dataclasses import replace
 import pytest
 
 from tests.images.plugin import Built
-from tests.integration.k8s_user import PACED, Reference, User, newest, wait_ended
+from tests.integration.k8s_user import Reference, User, newest, wait_ended
 from tests.testbed.k8s.bed import K8sBed
 from tests.testbed.k8s.client import RUNS_CLAIM, unique
 
@@ -42,7 +42,7 @@ def user(
         python="python3",
         volumes={RUNS_CLAIM: space.volumes[RUNS_CLAIM]},
         read_only=frozenset(),
-        environment={**environment, "PYTHONPATH": PACED},
+        environment=environment,
     )
     k8s_bed.kubectl("cordon", "node-b")  # it does not have the image
     yield User(k8s_bed, inside, tmp_path_factory.mktemp("user"))
