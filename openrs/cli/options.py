@@ -70,7 +70,7 @@ ClusterName = Annotated[
     typer.Option(
         "--cluster",
         metavar="C",
-        help="Profile: slurm, local, or one of openrs.toml.",
+        help="Profile: slurm, k8s, local, or one of openrs.toml.",
         show_default=False,
         autocompletion=_complete_cluster,
     ),

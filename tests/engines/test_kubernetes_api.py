@@ -7,6 +7,8 @@ refuses is in test_kubernetes_bed.py.
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -236,3 +238,21 @@ def test_what_a_kubelet_says_in_place_of_a_log() -> None:
         read(Refused("Get https://10.240.0.11:10250/containerLogs/…: dial tcp: i/o timeout", 500))
     with pytest.raises(Refused):
         read(Refused('pods "p" is forbidden', 403))
+
+
+def test_another_runs_directory_is_not_pulled(tmp_path: Path) -> None:
+    there, here = tmp_path / "there", tmp_path / "here"
+    for directory, spec in ((there, "theirs"), (here, "ours")):
+        directory.mkdir()
+        (directory / "spec.json").write_text(spec)
+    (there / "ledger").mkdir()
+    (there / "ledger" / "a.jsonl").write_text("{}\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "openrs.worker.archive", str(there)], capture_output=True, check=True, timeout=60
+    )
+    with pytest.raises(BadInput, match="another run, with another spec"):
+        logs._extract(iter([done.stdout]), here)
+    assert [path.name for path in here.iterdir()] == ["spec.json"] and (here / "spec.json").read_text() == "ours"
+    (there / "spec.json").write_text("ours")
+    done = subprocess.run([*done.args], capture_output=True, check=True, timeout=60)
+    assert logs._extract(iter([done.stdout]), here) == 1 and (here / "ledger" / "a.jsonl").exists()

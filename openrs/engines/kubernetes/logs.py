@@ -189,6 +189,12 @@ def _extract(chunks: Iterator[bytes], target: Path) -> int:
             path = target / member.name
             if not path.resolve().is_relative_to(target.resolve()):
                 raise BadInput(f"{member.name!r} in the run directory would be written outside of {target}")
+            if member.name == "spec.json" and path.exists():
+                if content.read() != path.read_bytes():
+                    raise BadInput(
+                        f"the run directory in the cluster is that of another run, with another spec than {path}; nothing was copied"
+                    )
+                continue
             if path.is_relative_to(target / "submission") and path.exists():
                 continue  # what was sent is the client's to say; a pod writes a source.json of its own there
             path.parent.mkdir(parents=True, exist_ok=True)
