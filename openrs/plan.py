@@ -126,7 +126,7 @@ def train_stage(experiment: Experiment, cluster: Cluster) -> Stage:
     gpus = list(range(experiment.resources.gpus))
     ranks = experiment.trainer_ranks
     processes = [Process(role="trainer", world=ranks, gpus=gpus[:ranks])]
-    if experiment.generation.type == "vllm-server":
+    if experiment.has_server:
         processes.append(Process(role="generation_server", world=1, gpus=gpus[ranks:]))
     return Stage(
         name="train",

@@ -146,6 +146,8 @@ class Training(Strict):
     """Learn nothing from completions that were cut (arXiv 2503.14476, section 3.4); their rewards stay in the group."""
     logprob_temperature: Annotated[Number, Field(gt=0.0, le=10.0)] | None = None
     """Temperature at which log-probabilities are taken; that of the sampling where not given."""
+    max_dropped_steps: Positive = 3
+    """A step whose loss or gradient is not finite changes nothing; after so many in a row the run stops."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass (non-reentrant)."""
     seed: Seed = 42
@@ -176,17 +178,19 @@ class TransformersGeneration(Strict):
     """Most tokens, prompts and longest completions together, that are drawn in one batch."""
 
 
-class VllmServerGeneration(Strict):
-    """Completions from a vLLM server that owns one GPU of the node, beside the training ranks."""
+class VllmGeneration(Strict):
+    """Completions from vLLM 0.7.2, on GPUs."""
 
-    type: Literal["vllm-server"]
-    gpu_memory_utilization: Annotated[Number, Field(gt=0.0, le=1.0)] = 0.7
-    """Share of the GPU's memory that vLLM takes."""
-    max_model_len: Positive
-    """Longest prompt + completion, in tokens."""
+    type: Literal["vllm"]
+    layout: Literal["server", "colocate"] = "colocate"
+    """`colocate`: one engine in each training rank, resident beside its model; `server`: one engine with a GPU of its own,
+    which the training ranks share."""
+    max_sequences: Positive | None = None
+    """Most completions that an engine draws at once; all of them by default. Its KV cache holds so many of the longest, so
+    that none is ever preempted."""
 
 
-Generation = Annotated[TransformersGeneration | VllmServerGeneration, Field(discriminator="type")]
+Generation = Annotated[TransformersGeneration | VllmGeneration, Field(discriminator="type")]
 
 
 class Resources(Strict):
@@ -306,7 +310,26 @@ class Experiment(Strict):
         """Training processes: one a GPU, less the one that a generation server owns; `cpu_ranks` without GPUs."""
         if self.resources.gpus == 0:
             return self.resources.cpu_ranks
-        return self.resources.gpus - (1 if self.generation.type == "vllm-server" else 0)
+        return self.resources.gpus - self.has_server
+
+    @property
+    def has_server(self) -> bool:
+        """Whether a generation server owns one of the GPUs."""
+        return self.generation.type == "vllm" and self.generation.layout == "server"
+
+    @property
+    def sequences_per_engine(self) -> int:
+        """Completions that one vLLM engine draws at once."""
+        training = self.training
+        step = training.prompts_per_step * training.completions_per_prompt
+        wanted = step if self.has_server else self.completions_per_rank
+        most = self.generation.max_sequences if self.generation.type == "vllm" else None
+        return min(wanted, most or wanted)
+
+    @property
+    def window(self) -> int:
+        """Tokens of the longest prompt and the longest completion together."""
+        return self.sampling.max_prompt_tokens + self.sampling.max_new_tokens
 
     @property
     def completions_per_rank(self) -> int:
@@ -325,10 +348,11 @@ class Experiment(Strict):
         names = [benchmark.name for benchmark in self.evaluation.benchmarks]
         if len(set(names)) != len(names):
             raise ValueError("evaluation.benchmarks: two benchmarks have the same name")
-        if self.generation.type == "vllm-server" and self.resources.gpus < 2:
+        if self.generation.type == "vllm" and self.resources.gpus < 1 + self.has_server:
+            least = "2 or more: one is the server's" if self.has_server else "1 or more"
             raise ValueError(
-                f"generation.type vllm-server needs a GPU of its own beside the training ranks, but resources.gpus = "
-                f"{self.resources.gpus}; ask for 2 or more, or use generation.type = transformers"
+                f"generation.type vllm with layout {self.generation.layout} needs GPUs, but resources.gpus = {self.resources.gpus}; "
+                f"ask for {least}, or use generation.type = transformers"
             )
         if abs(sum(reward.weight for reward in self.rewards)) < 1e-9:
             raise ValueError("rewards: the weights sum to 0, so nothing could be learned")
@@ -336,7 +360,7 @@ class Experiment(Strict):
         if training.prompts_per_step % self.trainer_ranks:
             raise ValueError(
                 f"training.prompts_per_step = {training.prompts_per_step} is not divisible by the {self.trainer_ranks} training "
-                f"ranks (resources.gpus = {self.resources.gpus}), and a prompt's completions stay on one rank"
+                f"ranks (resources), and a prompt's completions stay on one rank"
             )
         if training.loss == "bnpo" and self.completions_per_rank % training.micro_batch:
             raise ValueError(
@@ -348,15 +372,9 @@ class Experiment(Strict):
                 "training.micro_batch_tokens: the value of training.loss bnpo depends on who shares a micro-batch; "
                 "leave it out, or use another loss"
             )
-        window = self.sampling.max_prompt_tokens + self.sampling.max_new_tokens
-        if training.micro_batch_tokens is not None and training.micro_batch_tokens < window:
+        if training.micro_batch_tokens is not None and training.micro_batch_tokens < self.window:
             raise ValueError(
                 f"training.micro_batch_tokens = {training.micro_batch_tokens} does not hold one sequence of "
-                f"sampling.max_prompt_tokens + sampling.max_new_tokens = {window}"
-            )
-        if self.generation.type == "vllm-server" and window > self.generation.max_model_len:
-            raise ValueError(
-                f"generation.max_model_len = {self.generation.max_model_len} is less than sampling.max_prompt_tokens + "
-                f"sampling.max_new_tokens = {window}"
+                f"sampling.max_prompt_tokens + sampling.max_new_tokens = {self.window}"
             )
         return self

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from openrs.spec.experiment import Experiment
+from openrs.training.sizes import ZERO_BUCKET
 
 
 def training_dtype(experiment: Experiment) -> str:
@@ -61,7 +62,13 @@ def arguments(experiment: Experiment, output: Path) -> TrainingArguments:
 
 def _zero2(dtype: str) -> dict[str, Any]:
     return {
-        "zero_optimization": {"stage": 2, "overlap_comm": True, "contiguous_gradients": True},
+        "zero_optimization": {
+            "stage": 2,
+            "overlap_comm": True,
+            "contiguous_gradients": True,
+            "reduce_bucket_size": ZERO_BUCKET,
+            "allgather_bucket_size": ZERO_BUCKET,
+        },
         "bf16": {"enabled": dtype == "bfloat16"},
         "fp16": {"enabled": dtype == "float16"},
         "gradient_clipping": "auto",

@@ -28,8 +28,8 @@ class Learned:
 
     loss: torch.Tensor
     """This rank's share of the step's loss, times the number of ranks: the mean over ranks is the loss."""
-    skipped: bool
-    """Whether a loss or a gradient was not finite on some rank, so that nothing is learned from this step."""
+    finite: bool
+    """Whether the loss is finite on every rank."""
     passes: int
     """Micro-batches."""
     tokens: int
@@ -58,7 +58,8 @@ class Learner:
     ) -> Learned:
         """Runs every micro-batch of the step. All ranks together.
 
-        `backward(loss, last)` adds the gradients of a micro-batch to those of the step; ranks are averaged there.
+        `backward(loss, last)` adds the gradients of a micro-batch to those of the step. They are averaged over ranks,
+        so what is summed up here is multiplied by their number.
         """
         training, sampling, world = self._experiment.training, self._experiment.sampling, self._rank.world
         completions = rollout.completions
@@ -99,7 +100,7 @@ class Learner:
             clipped += int(part.clipped)
         return Learned(
             loss=loss,
-            skipped=any_rank(self._rank, not finite),
+            finite=not any_rank(self._rank, not finite),
             passes=len(passes),
             tokens=sum(lengths),
             entropy=entropy.item(),

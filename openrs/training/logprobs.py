@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-BLOCK_ELEMENTS = 2**26
-"""Logits (tokens × vocabulary) in one block: 256 MiB in float32."""
+from openrs.training.sizes import LOGITS_BLOCK
 
 
 class TokenStats(NamedTuple):
@@ -32,7 +31,7 @@ def token_stats(
     prompts: Sequence[Sequence[int]],
     completions: Sequence[Sequence[int]],
     temperature: float,
-    block_elements: int = BLOCK_ELEMENTS,
+    block_elements: int = LOGITS_BLOCK,
 ) -> TokenStats:
     """Statistics of the tokens of `completions`, each after its prompt, under a causal language model.
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 from openrs.data.load import commit, fingerprint, load
@@ -16,13 +14,11 @@ from openrs.spec.change import identity
 from openrs.spec.experiment import Experiment
 from openrs.stage import StageFile
 from openrs.training import checkpoint, journal, observe
+from openrs.training.generation.waiting import await_server, server_address
 from openrs.training.quiet import quiet
 from openrs.training.stop import StopRequested
 from openrs.worker.exits import DONE, INTERRUPTED
 from openrs.worker.rank import Rank
-
-SERVER_MINUTES = 20
-"""A generation server loads its model in so much time or not at all."""
 
 POLL_SECONDS = 0.05
 
@@ -46,12 +42,12 @@ def run_session(stage: StageFile, experiment: Experiment, run: RunDirectory, ran
     step = found.step if found else 0
     if step < experiment.training.steps:
         try:
-            _wait_for_server(experiment, rank)
+            address = _wait_for_server(rank) if experiment.has_server else None
             quiet(experiment.resources.gpus)
             _single_process(rank)
             from openrs.training.trainer import train
 
-            train(stage, experiment, problems, run, rank, found)
+            train(stage, experiment, problems, run, rank, found, address)
         except StopRequested:
             return INTERRUPTED
     if rank.rank == 0:
@@ -61,7 +57,7 @@ def run_session(stage: StageFile, experiment: Experiment, run: RunDirectory, ran
 
 
 def _start_file(rank: Rank) -> Path:
-    return rank.stop_flag.with_name("start")
+    return rank.stop_flag.with_name(f"start-{rank.attempt}")
 
 
 def _await_start(rank: Rank) -> int:
@@ -113,42 +109,12 @@ def _begin(
     )
 
 
-def _wait_for_server(experiment: Experiment, rank: Rank) -> tuple[str, int] | None:
-    """Host and port of the generation server, once it answers; None where the experiment has none.
-
-    TRL would wait too, but without looking for a request to stop. Raises BadInput, StopRequested, TimeoutError.
-    """
-    if experiment.generation.type != "vllm-server":
-        return None
-    address = os.environ.get("OPENRS_GENERATION_SERVER", "")
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdigit():
-        raise BadInput(
-            f"OPENRS_GENERATION_SERVER = {address!r}: generation.type vllm-server needs host:port of the server"
-        )
+def _wait_for_server(rank: Rank) -> str:
+    """host:port of the generation server, once it answers. Raises BadInput, StopRequested, TimeoutError."""
+    address = server_address()
     if rank.rank == 0:
-        await_server(f"http://{host}:{port}/health/", rank.stop_requested)
-    return host, int(port)
-
-
-def await_server(
-    url: str, stop_requested: Callable[[], bool], seconds: float = SERVER_MINUTES * 60, pause: float = 1.0
-) -> None:
-    """Returns when `url` answers 200. Raises StopRequested, or TimeoutError after `seconds`."""
-    # A proxy of the site must not stand between two processes of one node.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if stop_requested():
-            raise StopRequested
-        try:
-            with opener.open(url, timeout=5) as answer:
-                if answer.status == 200:
-                    return
-        except OSError:
-            pass  # not up yet
-        time.sleep(pause)
-    raise TimeoutError(f"the generation server did not answer at {url} for {seconds:.0f} s; see its log")
+        await_server(f"http://{address}/health", rank.stop_requested)
+    return address
 
 
 def _single_process(rank: Rank) -> None:

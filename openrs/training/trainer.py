@@ -9,11 +9,11 @@ import time
 from typing import Any
 
 import torch
-from transformers import PrinterCallback, ProgressCallback, set_seed
+from transformers import PrinterCallback, ProgressCallback, TrainingArguments, set_seed
 from transformers import Trainer as TransformersTrainer
 
 from openrs.data.load import fingerprint, model_path
-from openrs.errors import BadInput
+from openrs.errors import OpenRSError
 from openrs.runs.directory import RunDirectory
 from openrs.spec.change import identity
 from openrs.spec.experiment import Experiment
@@ -42,37 +42,48 @@ def train(
     run: RunDirectory,
     rank: Rank,
     start: checkpoint.Found | None,
+    server: str | None,
 ) -> None:
     """Trains from `start` to the last step. Raises BadInput, and StopRequested once the last finished step is saved."""
+    if experiment.generation.type == "vllm" and server is None:
+        from openrs.training.generation import engine
+
+        engine.prepare()
     name, revision = model_path(experiment.model)
     tokenizer = load_tokenizer(name, revision)
+    args = arguments(experiment, run.checkpoints)
     # The base model also on resuming: the KL term's reference is a copy of it. The Trainer then loads the weights.
     model = load_model(name, revision, training_dtype(experiment), experiment.model.attention)
-    generator = make_generator(experiment, model, tokenizer)
+    generator = make_generator(experiment, model, tokenizer, rank, server)
     ours = checkpoint.Identity(stage.run, identity(experiment), rank.world)
     saving = Saving(experiment, run, rank, ours, start.step if start else 0)
     replay = Replay(Journal(run.journal, ours, fingerprint(problems), rank), run)
-    trainer = Trainer(experiment, problems, run, rank, generator, saving, replay, model, tokenizer)
+    trainer = Trainer(experiment, problems, run, rank, generator, saving, replay, args, model, tokenizer)
     try:
         trainer.train(resume_from_checkpoint=str(start.path) if start else None)
     except StopRequested:
         saving.finish(trainer)
         raise
-    finally:
-        generator.close()
     saving.finish(trainer)
 
 
-def make_generator(experiment: Experiment, model: Any, tokenizer: Any) -> Generator:
-    """The back end that the spec names."""
-    if experiment.generation.type != "transformers":
-        raise BadInput(f"generation.type = {experiment.generation.type}: being rebuilt, use transformers")
-    return LocalGenerator(
-        experiment.sampling,
-        experiment.generation.batch_tokens,
-        end_tokens(model, tokenizer),
-        tokenizer.pad_token_id,
+def make_generator(experiment: Experiment, model: Any, tokenizer: Any, rank: Rank, server: str | None) -> Generator:
+    """The back end that the spec names; `server` is the address of the generation server, where it names one."""
+    ends = end_tokens(model, tokenizer)
+    if experiment.generation.type == "transformers":
+        return LocalGenerator(experiment.sampling, experiment.generation.batch_tokens, ends, tokenizer.pad_token_id)
+    if server is not None:
+        from openrs.training.generation.remote import RemoteGenerator
+
+        return RemoteGenerator(server, rank, ends)
+    from openrs.training.generation import colocate, engine
+
+    name, revision = model_path(experiment.model)
+    sequences = experiment.sequences_per_engine
+    built = engine.build(
+        name, revision, experiment.model.dtype, experiment.window, sequences, colocate.executor_class()
     )
+    return colocate.ColocateGenerator(engine.Engine(built, experiment.sampling), ends)
 
 
 class Trainer(TransformersTrainer):
@@ -92,6 +103,7 @@ class Trainer(TransformersTrainer):
         generator: Generator,
         saving: Saving,
         replay: Replay,
+        args: TrainingArguments,
         model: Any,
         tokenizer: Any,
     ) -> None:
@@ -102,11 +114,12 @@ class Trainer(TransformersTrainer):
         self._roller = Roller(experiment, problems, tokenizer, generator, rank, self._clock)
         self._rollout: Rollout | None = None
         self._learned: Learned | None = None
+        self._dropped = 0  # steps in a row that changed nothing
         if experiment.training.gradient_checkpointing:
             model.config.use_cache = False
         super().__init__(
             model=model,
-            args=arguments(experiment, run.checkpoints),
+            args=args,
             data_collator=list,
             train_dataset=range(len(problems)),
             processing_class=tokenizer,
@@ -139,6 +152,7 @@ class Trainer(TransformersTrainer):
         model.train()
         with self._clock.phase("learning"):
             learned = self._learner.learn(self.model, rollout, self.accelerator.autocast, self._backward)
+            self._finish(learned.finite)
         self._rollout, self._learned = rollout, learned
         return learned.loss
 
@@ -164,13 +178,33 @@ class Trainer(TransformersTrainer):
     def _backward(self, loss: torch.Tensor, last: bool) -> None:
         self._agree_to_stop(False)  # as often on every rank
         if self.is_deepspeed_enabled:
-            engine = self.model_wrapped
-            engine.set_gradient_accumulation_boundary(last)
-            engine.backward(loss, scale_wrt_gas=False)
-            if last:
-                engine.step()
+            self.model_wrapped.set_gradient_accumulation_boundary(last)
+            self.model_wrapped.backward(loss, scale_wrt_gas=False)
         else:
             self.accelerator.backward(loss)
+
+    def _finish(self, finite: bool) -> None:
+        """Leaves the gradients to the optimizer, or drops them where loss or gradient is not finite on some rank.
+
+        Under ZeRO the optimizer's step is taken here; transformers' own call of it then does nothing.
+        """
+        scaled = self.args.fp16  # overflow belongs to the search for a loss scale: its owner handles it
+        if self.is_deepspeed_enabled:
+            engine = self.model_wrapped
+            norm = float(engine.optimizer.scaled_global_norm())  # -1 where it is not finite
+            dropped = not scaled and not (finite and 0 <= norm < float("inf"))
+            engine.optimizer.overflow = dropped  # its own way of leaving a step out
+            engine.step()
+            engine.optimizer.overflow = False
+            if dropped and engine.lr_scheduler is not None:
+                engine.lr_scheduler.step()
+        else:
+            gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+            norm = float(torch.stack(torch._foreach_norm(gradients)).norm())
+            dropped = not scaled and not (finite and norm < float("inf"))
+            if dropped:
+                self.model.zero_grad()
+        self._dropped = self._dropped + 1 if dropped else 0
 
     # The end of a step.
 
@@ -181,6 +215,11 @@ class Trainer(TransformersTrainer):
         tr_loss -= tr_loss
         self._record(loss, float(grad_norm))
         phases.end(phases.STEP)
+        if self._dropped >= self._experiment.training.max_dropped_steps:
+            raise OpenRSError(
+                f"the loss or the gradient of {self._dropped} steps in a row, up to step {self.state.global_step}, was not finite; "
+                f"lower training.learning_rate or use another model.dtype (training.max_dropped_steps)"
+            )
         with self._clock.phase("saving"):
             self._saving.after_step(self)
         if self.state.global_step < self._experiment.training.steps:
@@ -201,7 +240,8 @@ class Trainer(TransformersTrainer):
                 seconds=seconds,
                 phases=phases,
                 loss=loss,
-                grad_norm=grad_norm,
+                grad_norm=None if self._dropped else grad_norm,
+                dropped=self._dropped > 0,
                 learning_rate=self._get_learning_rate(),
             )
             kept = observe.kept_completions(self._rollout, self._roller, self._experiment.training.log_completions)

@@ -19,12 +19,16 @@ from openrs.spec.load import PACKAGE
 from openrs.stage import Process, StageFile
 from openrs.worker.stop import child_setup
 
-MODULES = {"trainer": "openrs.training", "cell": "openrs.evaluation"}
+MODULES = {
+    "trainer": "openrs.training",
+    "cell": "openrs.evaluation",
+    "generation_server": "openrs.training.generation.server",
+}
 
 NEEDS = {
-    "trainer": ("train", ("torch", "transformers", "trl", "accelerate", "datasets", "math_verify")),
+    "trainer": ("train", ("torch", "transformers", "accelerate", "datasets", "math_verify")),
     "cell": ("train", ("torch", "transformers", "math_verify")),
-    "generation_server": ("vllm", ("vllm", "trl")),
+    "generation_server": ("vllm", ("vllm",)),
 }
 """Role → the extra of openrs that brings what it imports, and what that is."""
 
@@ -63,12 +67,10 @@ class Ranks:
         for group in self.stage.processes:
             for rank in range(group.world):
                 environment = self._environment(group, rank, master_port, given, server_address)
-                if group.role == "generation_server":
-                    self._spawn("server", group.role, _server_command(self.stage, server_address), environment)
-                else:
-                    command = [sys.executable, "-m", MODULES[group.role], str(self.stage_path)]
-                    command += [] if self.task is None else ["--task", str(self.task)]
-                    self._spawn(f"rank-{rank}", group.role, command, environment)
+                name = "server" if group.role == "generation_server" else f"rank-{rank}"
+                command = [sys.executable, "-m", MODULES[group.role], str(self.stage_path)]
+                command += [] if self.task is None else ["--task", str(self.task)]
+                self._spawn(name, group.role, command, environment)
 
     def _environment(self, group: Process, rank: int, port: int, given: list[str], server: str) -> dict[str, str]:
         distributed = {
@@ -197,36 +199,3 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _server_command(stage: StageFile, address: str) -> list[str]:
-    """TRL's vLLM server (`trl vllm-serve`), for the model and settings of the spec."""
-    from openrs.data.load import model_path
-    from openrs.spec.experiment import Experiment
-    from openrs.stage import read
-
-    experiment = read(Experiment, stage.spec_path)
-    if experiment.generation.type != "vllm-server":
-        raise ValueError("the stage has a generation server, but the spec has none")
-    host, _, port = address.partition(":")
-    name, revision = model_path(experiment.model)
-    command = [
-        sys.executable,
-        "-m",
-        "trl.scripts.vllm_serve",
-        "--host",
-        host,
-        "--port",
-        port,
-        "--tensor_parallel_size",
-        "1",
-        "--model",
-        name,
-        "--dtype",
-        experiment.model.dtype,
-        "--gpu_memory_utilization",
-        str(experiment.generation.gpu_memory_utilization),
-        "--max_model_len",
-        str(experiment.generation.max_model_len),
-    ]
-    return command + (["--revision", revision] if revision else [])

@@ -49,7 +49,7 @@ def refused(said: Said, *words: str) -> None:
         ("training.learning_rate=.inf", ["training.learning_rate"]),
         ("title='two\n\n  lines'", ["title", "one line"]),
         ('title="\\e[31mred"', ["title", "control characters"]),
-        ("generation={type: vllm-server, max_model_len: 512}", ["vllm-server", "resources.gpus"]),
+        ("generation={type: vllm, layout: server}", ["generation.type vllm", "resources.gpus"]),
         ("sampling.temperature=0", ["sampling.temperature"]),
         ("evaluation.at_steps=[50]", ["evaluation.at_steps", "50", "training.steps = 40"]),
         ("schema_version=2", ["schema_version"]),

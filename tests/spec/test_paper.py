@@ -53,7 +53,7 @@ def expected(**changes: Any) -> dict[str, Any]:
             "steps": 500,
             "prompts_per_step": 12,
             "completions_per_prompt": 6,
-            "micro_batch": 24,
+            "micro_batch": 18,
             "micro_batch_tokens": 24576,
             "loss": "dapo",
             "learning_rate": 1e-6,
@@ -68,11 +68,12 @@ def expected(**changes: Any) -> dict[str, Any]:
             "scale_rewards": True,
             "mask_truncated": False,
             "logprob_temperature": None,
+            "max_dropped_steps": 3,
             "gradient_checkpointing": True,
             "seed": 42,
             "log_completions": 6,
         },
-        "generation": {"type": "vllm-server", "gpu_memory_utilization": 0.7, "max_model_len": 4608},
+        "generation": {"type": "vllm", "layout": "colocate", "max_sequences": None},
         "checkpoint": {"every_steps": 10, "hours_between_interruptions": 12.0, "keep": 2},
         "evaluation": {
             "at_steps": [50, 100, 150, 200, 250, 300, 350, 400, 450, 500],
@@ -84,9 +85,9 @@ def expected(**changes: Any) -> dict[str, Any]:
                 benchmark("minerva", "knoveleng/Minerva-Math", answer="solution"),
                 benchmark("olympiadbench", "knoveleng/OlympiadBench", problem="question"),
             ],
-            "resources": {"gpus": 1, "gpu_type": "A40", "cpus": 8, "memory_gb": 64, "minutes": 720},
+            "resources": {"gpus": 1, "cpu_ranks": 1, "gpu_type": "A40", "cpus": 8, "memory_gb": 64, "minutes": 720},
         },
-        "resources": {"gpus": 4, "gpu_type": "A40", "cpus": 16, "memory_gb": 192, "minutes": 1440},
+        "resources": {"gpus": 4, "cpu_ranks": 1, "gpu_type": "A40", "cpus": 16, "memory_gb": 192, "minutes": 1440},
         "recovery": {"grace_seconds": 600, "max_attempts": 100, "node_fault_retries": 3},
         "environment": {},
         "secrets": {},
@@ -171,6 +172,7 @@ def test_a_variant_changes_this_and_nothing_else(name: str) -> None:
     if spec.fidelity == "as-shipped":
         wanted["data"] = {**wanted["data"], "answer": "solution"}
         wanted["training"] = {**wanted["training"], **SHIPPED_TRAINING}
+    wanted["generation"] = {**wanted["generation"], "layout": "server"}
     assert spec.model_dump(mode="json") == wanted
 
 
@@ -193,10 +195,10 @@ def test_every_number(name: str) -> None:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_papers_arithmetic(name: str) -> None:
-    """4 GPUs: three train, one generates. 24 a rank × 3 ranks = 72 completions = 12 prompts × 6."""
-    experiment = load_experiment(name)
-    assert experiment.trainer_ranks == 3
-    assert experiment.completions_per_rank == 24
-    assert experiment.completions_per_rank % load_experiment(f"{name}-as-shipped").training.micro_batch == 0
-    # The longest prompt and completion fit into vLLM's window.
-    assert experiment.sampling.max_prompt_tokens + experiment.sampling.max_new_tokens <= 4608
+    """72 completions = 12 prompts × 6: 24 a rank on the paper's three (6 a device × 4 accumulated), 18 on four."""
+    assert load_experiment(name).completions_per_rank == 18
+    for variant in ("paper", "as-shipped"):
+        experiment = load_experiment(f"{name}-{variant}")
+        assert experiment.trainer_ranks == 3 and experiment.completions_per_rank == 24
+    assert experiment.training.micro_batch * 4 == 24
+    assert experiment.window <= 4608  # the recipe's window of vLLM

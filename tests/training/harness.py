@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from openrs.spec.experiment import Experiment
 from openrs.spec.load import load_experiment
 from openrs.stage import CellsFile, Process, StageFile
 from openrs.training import checkpoint
+from openrs.worker.ranks import free_port
 
 OURS = checkpoint.Identity(run="test", trains="sha256:a", world=1)
 
@@ -54,18 +54,16 @@ class Job:
     stop_flag: Path
     attempt: int = 0
 
-    def environment(self) -> dict[str, str]:
-        """What a supervisor would set for a single rank."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+    def environment(self, rank: int = 0, port: int = 0) -> dict[str, str]:
+        """What a supervisor would set for a rank."""
+        world = str(self.experiment.trainer_ranks)
         return os.environ | {
-            "RANK": "0",
-            "LOCAL_RANK": "0",
-            "WORLD_SIZE": "1",
-            "LOCAL_WORLD_SIZE": "1",
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": world,
+            "LOCAL_WORLD_SIZE": world,
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
+            "MASTER_PORT": str(port or free_port()),
             "CUDA_VISIBLE_DEVICES": "",
             "ACCELERATE_USE_CPU": "true",
             "OPENRS_ATTEMPT": str(self.attempt),
@@ -79,16 +77,21 @@ class Job:
         }
 
     def start(self, module: str = "openrs.training", *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        """Starts the rank of the next attempt."""
+        """Starts the ranks of the next attempt; the first one is returned, the others say nothing."""
         self.attempt += 1
         self.stop_flag.unlink(missing_ok=True)
-        return subprocess.Popen(
-            [sys.executable, "-m", module, str(self.stage_path), *arguments],
-            env=self.environment() | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        port = free_port()
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", module, str(self.stage_path), *arguments],
+                env=self.environment(rank, port) | environment,
+                stdout=subprocess.PIPE if rank == 0 else subprocess.DEVNULL,
+                stderr=subprocess.PIPE if rank == 0 else subprocess.DEVNULL,
+                text=True,
+            )
+            for rank in range(self.experiment.trainer_ranks)
+        ]
+        return processes[0]
 
     def finish(
         self, module: str = "openrs.training", *arguments: str, **environment: str
@@ -104,6 +107,10 @@ class Job:
         self.stop_flag.touch()
         process.communicate(timeout=120)
         return process.returncode
+
+    def seen(self) -> list[dict[str, Any]]:
+        """The metrics lines; none before the first step."""
+        return self.metrics() if self.run.metrics.exists() else []
 
     def metrics(self) -> list[dict[str, Any]]:
         """The metrics lines without what differs from run to run."""
@@ -149,7 +156,11 @@ def make_job(root: Path, experiment: Experiment, steps: list[int | None] | None 
         experiment_hash=sha256(experiment),
         run_dir=str(root),
         cells_file=cells_file,
-        processes=[Process(role="trainer" if steps is None else "cell", world=1, gpus=[])],
+        processes=[
+            Process(role="trainer", world=experiment.trainer_ranks, gpus=[])
+            if steps is None
+            else Process(role="cell", world=1, gpus=[])
+        ],
         gpus=0,
         environment={},
         secrets={},

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from openrs.errors import BadInput
-from openrs.spec.load import load_experiment
 from openrs.training import session
-from openrs.training.session import await_server
+from openrs.training.generation.waiting import await_server
 from openrs.training.stop import StopRequested
 
 
@@ -41,16 +40,14 @@ def address() -> Iterator[str]:
 
 def test_it_waits_until_the_server_answers(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    await_server(f"http://{address}/health/", lambda: False, pause=0.01)
+    await_server(f"http://{address}/health", lambda: False, pause=0.01)
     monkeypatch.setenv("OPENRS_GENERATION_SERVER", address)
     rank: Any = SimpleNamespace(rank=0, stop_requested=lambda: False)
-    host, port = address.split(":")
-    assert session._wait_for_server(load_experiment("exp3"), rank) == (host, int(port))
-    assert session._wait_for_server(load_experiment("smoke"), rank) is None
+    assert session._wait_for_server(rank) == address
 
 
 def test_it_leaves_on_request_and_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    nobody = "http://127.0.0.1:9/health/"
+    nobody = "http://127.0.0.1:9/health"
     with pytest.raises(StopRequested):
         await_server(nobody, lambda: True)
     with pytest.raises(TimeoutError, match="did not answer"):
@@ -58,4 +55,4 @@ def test_it_leaves_on_request_and_gives_up(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delenv("OPENRS_GENERATION_SERVER", raising=False)
     rank: Any = SimpleNamespace(rank=0, stop_requested=lambda: False)
     with pytest.raises(BadInput, match="OPENRS_GENERATION_SERVER"):
-        session._wait_for_server(load_experiment("exp3"), rank)
+        session._wait_for_server(rank)

@@ -46,10 +46,6 @@ class Generator(Protocol):
         """
         ...
 
-    def close(self) -> None:
-        """Gives back what it holds outside this process."""
-        ...
-
 
 def request_seed(run_seed: int, step: int, row: int, number: int) -> int:
     """Seed of the completion `number` of the problem `row` in a step: a hash, so that neighbours share no noise."""

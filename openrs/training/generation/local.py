@@ -41,9 +41,6 @@ class LocalGenerator:
         finally:
             self._model.train(was_training)
 
-    def close(self) -> None:
-        """Nothing is held."""
-
     def _batches(self, requests: Sequence[Request]) -> list[Sequence[Request]]:
         longest = max(len(request.prompt) for request in requests) + self._sampling.max_new_tokens
         size = max(1, self._batch_tokens // longest)

@@ -1,0 +1,47 @@
+"""Several training ranks: two processes under ZeRO-2, over gloo, do what one does, and stop and go on together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from safetensors.torch import load_file
+
+from openrs.training import checkpoint
+from tests.training.harness import Job, tiny
+
+pytestmark = [pytest.mark.train, pytest.mark.slow]
+
+STEP = ["training.prompts_per_step=4", "training.micro_batch=5", "training.beta=0.04", "training.steps=3"]
+
+
+def test_two_ranks_learn_what_one_learns(tmp_path: Path, job_of: Callable[..., Job]) -> None:
+    one, two = job_of(tiny(*STEP), "one"), job_of(tiny(*STEP, "resources.cpu_ranks=2"), "two")
+    results = [one.finish(), two.finish()]
+    assert [result.returncode for result in results] == [0, 0], [result.stderr for result in results]
+    for mine, other in zip(one.metrics(), two.metrics(), strict=True):
+        for name in ("loss", "grad_norm", "entropy", "kl", "reward", "reward_std", "completion_tokens", "truncated"):
+            assert mine[name] == pytest.approx(other[name], rel=1e-3, abs=1e-5), name
+        assert mine["rewards"] == pytest.approx(other["rewards"])
+    weights = [load_file(job.run.checkpoint(3) / "model.safetensors") for job in (one, two)]
+    start = load_file(one.run.checkpoint(1) / "model.safetensors")
+    for name, value in weights[0].items():
+        moved = float((value - start[name]).abs().max())
+        assert moved > 0 and float((value - weights[1][name]).abs().max()) < 0.02 * moved, name
+
+
+def test_two_ranks_stop_together_and_go_on_bitwise(job_of: Callable[..., Job]) -> None:
+    experiment = tiny(*STEP, "training.steps=6", "checkpoint.every_steps=100", "resources.cpu_ranks=2")
+    whole, cut = job_of(experiment, "whole"), job_of(experiment, "cut")
+    assert whole.finish().returncode == 0
+    assert cut.stop_after(2, cut.start()) == 75
+    stopped = checkpoint.steps_in(cut.run.checkpoints)
+    assert stopped == [len(cut.metrics())] and 2 <= stopped[0] < 6
+    assert cut.finish().returncode == 0
+    assert whole.metrics() == cut.metrics()
+    first, second = (load_file(job.run.checkpoint(6) / "model.safetensors") for job in (whole, cut))
+    assert all(first[name].equal(second[name]) for name in first)
