@@ -58,7 +58,7 @@ def trainer_of(millions: float) -> Any:
         optimizer=optimizer,
         lr_scheduler=torch.optim.lr_scheduler.LinearLR(optimizer),
         processing_class=load_tokenizer(str(TINY_SUMS)),
-        state=TrainerState(),
+        state=TrainerState(max_steps=1),
     )
 
 

@@ -57,7 +57,7 @@ def run_session(stage: StageFile, experiment: Experiment, run: RunDirectory, ran
 
 
 def _start_file(rank: Rank) -> Path:
-    return rank.stop_flag.with_name("start")
+    return rank.stop_flag.with_name(f"start-{rank.attempt}")
 
 
 def _await_start(rank: Rank) -> int:

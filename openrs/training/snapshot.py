@@ -102,7 +102,9 @@ def snapshot(trainer: Any, directory: Path, host: Host) -> Write:
         files.append((directory / "scheduler.pt", host.copy(trainer.lr_scheduler.state_dict())))
     model = trainer.accelerator.unwrap_model(trainer.model)
     weights = host.copy(model.state_dict()) if first else {}
-    state = json.dumps(asdict(trainer.state), indent=2, sort_keys=True) + "\n" if first else ""
+    # One epoch of the Trainer is the whole run; it counts from where this attempt began.
+    progress = {"epoch": trainer.state.global_step / trainer.state.max_steps}
+    state = json.dumps(asdict(trainer.state) | progress, indent=2, sort_keys=True) + "\n"
     host.settle()
 
     def write() -> list[Path]:

@@ -64,8 +64,6 @@ def train(
     except StopRequested:
         saving.finish(trainer)
         raise
-    finally:
-        generator.close()
     saving.finish(trainer)
 
 

@@ -16,6 +16,7 @@ from typing import ClassVar
 
 import torch
 
+import openrs.training.trainer  # what every fork would have to import anew
 from openrs.engines import Artifacts, Job, JobInfo, JobState, Place, common_files
 from openrs.plan import Plan
 from openrs.spec.cluster import Cluster
@@ -25,6 +26,8 @@ from openrs.worker.exits import DONE, INTERRUPTED
 from openrs.worker.ranks import Member, Ranks
 from openrs.worker.stop import StopRequest, child_setup
 from openrs.worker.supervisor import Supervisor
+
+assert openrs.training.trainer
 
 
 class Forked:

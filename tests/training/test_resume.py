@@ -27,10 +27,13 @@ VARIANTS = {
 }
 
 
+STATE = ("model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json")
+
+
 def weights(job: Job, step: int) -> str:
-    """Hash of model, optimizer and schedule of a checkpoint."""
+    """Hash of model, optimizer, schedule and state of a checkpoint."""
     directory = job.run.checkpoint(step)
-    content = [(directory / name).read_bytes() for name in ("model.safetensors", "optimizer.pt", "scheduler.pt")]
+    content = [(directory / name).read_bytes() for name in STATE]
     return hashlib.sha256(b"".join(content)).hexdigest()
 
 
