@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from openrs.worker.landing import landing
 from openrs.worker.stop import TURN_SECONDS, StopRequest, child_setup
 
 
@@ -22,6 +23,11 @@ def run_supervisor(stage_path: Path, task: int | None, stop: StopRequest, handle
     stop_file = stage_path.parent / f"stop.{label}{secrets.token_hex(4)}"
     command = [sys.executable, "-m", "openrs.worker", str(stage_path), "--stop-file", str(stop_file)]
     command += [] if task is None else ["--task", str(task)]
+    with landing(stage_path):
+        return _attend(command, stop, stop_file, handle)
+
+
+def _attend(command: list[str], stop: StopRequest, stop_file: Path, handle: str) -> int:
     child = subprocess.Popen(
         command,
         env={**os.environ, "OPENRS_HANDLE": handle},
