@@ -159,8 +159,11 @@ def _resources(cluster: Cluster) -> dict[str, int]:
     }
 
 
-def land(runs: Path, known: record.Record, status: RunStatus) -> record.Record:
-    """Sends the cells of checkpoints that have become complete, of a run that was sent with `--as-they-land`."""
+def land(runs: Path, known: record.Record, status: RunStatus | None = None) -> record.Record:
+    """Sends the cells of checkpoints that have become complete, of a run that was sent with `--as-they-land`.
+
+    `status` is needed only where the checkpoints are out of sight.
+    """
     spec = spec_of(known)
     landed = _landed(known, spec, status) if known.as_they_land and isinstance(spec, Experiment) else []
     if not landed:
@@ -176,7 +179,7 @@ def land(runs: Path, known: record.Record, status: RunStatus) -> record.Record:
         return send_more(known, runs, spec, planning.assemble(spec, known.cluster, stages)) if stages else known
 
 
-def _landed(known: record.Record, spec: Spec, status: RunStatus) -> list[int]:
+def _landed(known: record.Record, spec: Spec, status: RunStatus | None) -> list[int]:
     """Steps whose checkpoint is complete, and of which no cell has been sent."""
     sent = {cell.step for one in known.submissions for stage in one.stages for cell in stage.cells}
     waiting = [step for step in sorted(spec.evaluation.at_steps) if step not in sent]
@@ -184,6 +187,8 @@ def _landed(known: record.Record, spec: Spec, status: RunStatus) -> list[int]:
         return []
     if isinstance(engine_for(known.cluster), RemoteEngine):
         # Its files are out of sight. A checkpoint is written before the next step begins.
+        if status is None:
+            return []
         over = any(stage.name == "train" and stage.state == "SUCCEEDED" for stage in status.stages)
         return [step for step in waiting if over or status.step > step]
     there = set(complete_steps(RunDirectory(Path(known.dir))))

@@ -245,7 +245,9 @@ def _remaining(spec: Spec, known: record.Record, infos: dict[str, JobInfo]) -> p
         after = ["train"] if any(cell.step is not None for cell in cells) else []
         ordered = sorted(cells, key=lambda cell: (cell.step is not None, cell.step or 0, cell.checkpoint))
         stages += planning.cell_stages(name, ordered, after, spec, cluster)
-    return planning.assemble(spec, cluster, sorted(stages, key=lambda stage: bool(stage.after)))
+    return planning.assemble(
+        spec, cluster, sorted(stages, key=lambda stage: (bool(stage.after), stage.kind == "train"))
+    )
 
 
 def cancel(runs: Path, run: str) -> record.Record:

@@ -24,7 +24,7 @@ def command(
         bool,
         typer.Option(
             "--as-they-land",
-            help="Evaluate each checkpoint when it is there, not after training: `openrs watch RUN` sends its cells.",
+            help="Evaluate each checkpoint when it is there, not after training.",
             show_default=False,
         ),
     ] = False,
@@ -55,7 +55,9 @@ def command(
         # With --json, standard output holds the JSON and nothing else.
         raise typer.Exit(watch_run(record, runs, show=say if json else print))
     if as_they_land:
-        say(f"openrs: checkpoints are evaluated as they land while `openrs watch {record.run}` runs")
+        say(
+            f"openrs: where the nodes cannot send jobs, `openrs watch {record.run}` sends a checkpoint's cells when it lands"
+        )
     say(f"openrs: `openrs status {record.run}` and `openrs logs {record.run} -f` show how it goes")
 
 

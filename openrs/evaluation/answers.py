@@ -21,6 +21,9 @@ from openrs.spec.evaluation import Benchmark
 SAMPLES = 3
 """Completions that a result shows; all of them stand in the file beside it."""
 
+EXCERPT = 1500
+"""Characters at each end of such a completion."""
+
 DISTRIBUTIONS = ("torch", "transformers", "math-verify", "lighteval", "vllm")
 
 Problem = dict[str, str]
@@ -117,7 +120,7 @@ def result(
         "samples": [
             {
                 "problem": asked.problems[row["problem"]]["problem"],
-                "completion": row["completion"],
+                "completion": _excerpt(row["completion"]),
                 "gold": by_answer[index],
                 "correct": row["correct"],
             }
@@ -127,6 +130,14 @@ def result(
         "data": asked.identity,
         "sampling": benchmark.sampling.model_dump(mode="json"),
     }
+
+
+def _excerpt(completion: str) -> str:
+    """Beginning and end of a long completion: a report reads thousands of results."""
+    left_out = len(completion) - 2 * EXCERPT
+    if left_out <= 0:
+        return completion
+    return f"{completion[:EXCERPT]}\n[… {left_out:,} characters left out …]\n{completion[-EXCERPT:]}"
 
 
 def code_identity(runner: str) -> dict[str, Any]:

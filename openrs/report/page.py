@@ -59,7 +59,7 @@ def page(report: Report, claims: Sequence[Claim] = ()) -> str:
         title=_title(report),
         subtitle=f"Made from {names or 'published numbers'} by openrs {__version__}"
         + ("; results of different hardware are pooled, as asked for" if report.pooled else ""),
-        style=(HERE / "page.css").read_text(),
+        style=(HERE / "page.css").read_text(encoding="utf-8"),
         parts=parts,
         claims=claims_table(claims) if claims else None,
         method=METHOD,

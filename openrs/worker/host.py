@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from openrs.worker.landing import landing
 from openrs.worker.stop import TURN_SECONDS, StopRequest, child_setup, hurry_flag
 
 LAUNCHER = "container.sh"
@@ -27,6 +28,11 @@ def run_supervisor(stage_path: Path, task: int | None, stop: StopRequest, handle
     python = ["bash", str(launcher)] if launcher.exists() else [sys.executable]
     command = [*python, "-m", "openrs.worker", str(stage_path), "--stop-file", str(stop_file)]
     command += [] if task is None else ["--task", str(task)]
+    with landing(stage_path):
+        return _attend(command, stop, stop_file, handle)
+
+
+def _attend(command: list[str], stop: StopRequest, stop_file: Path, handle: str) -> int:
     child = subprocess.Popen(
         command,
         env={**os.environ, "OPENRS_HANDLE": handle},

@@ -165,7 +165,7 @@ def test_a_broken_cell_alone_is_sent_again(openrs: Openrs, record: Record, sched
 
 def test_checkpoints_as_they_land(openrs: Openrs, scheduler: Scheduler, workdir: Path) -> None:
     said = openrs("submit", "smoke", "--cluster", "local", "--run", "mine", "--as-they-land")
-    assert said.code == 0 and "as they land" in said.err
+    assert said.code == 0 and "when it lands" in said.err
     record = load(workdir / "runs", "mine")
     assert set(sent(workdir)) == {"base", "train"}
     scheduler.set(base=JobState.SUCCEEDED, train=JobState.RUNNING)

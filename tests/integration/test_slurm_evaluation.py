@@ -151,3 +151,23 @@ def test_60_cells(user: User, data: Path) -> None:
     # More seeds of one checkpoint: only those that are not there yet.
     said = user.openrs("eval", run, "--checkpoint", "step-000002", "--benchmarks", "aime24", "--seeds", str(SEEDS))
     assert said.split() == [run] and len(cells(user, run)) == total
+
+
+def test_cells_go_out_from_the_training_job_as_checkpoints_land(user: User) -> None:
+    """Nobody watches: the training job itself sends the first checkpoint's cells while it goes on."""
+    run = "landing"
+    options = ["training.steps=90", "checkpoint.every_steps=30", "evaluation.at_steps=[5,90]", "evaluation.base=false"]
+    words = [word for value in (*options, "evaluation.benchmarks.0.data.count=30") for word in ("--set", value)]
+    user.openrs("submit", "smoke", "--cluster", "bed", "--run", run, "--as-they-land", *words)
+    assert [stage["name"] for stage in user.status(run)["stages"]] == ["train"]
+    user.wait_for_end(run)
+    assert [stage["name"] for stage in user.status(run)["stages"]] == ["train", "eval-000005", "eval-000090"]
+    assert {cell["step"]: cell["n"] for cell in cells(user, run).values()} == {5: 30, 90: 30}
+    (first,) = user.starts(run, "eval-000005")
+    ends = [
+        event["time"]
+        for file in (user.home / "runs" / run / "ledger").glob("train-*")
+        for event in map(json.loads, file.read_text().splitlines())
+        if event["event"] == "end"
+    ]
+    assert first["time"] < max(ends), "while it was training"
