@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+import threading
 from typing import Any
 
 import pytest
@@ -113,6 +114,28 @@ def test_the_unreadable_is_counted() -> None:
     rewards.get("accuracy")(["\\boxed{1}"] * 4, answer=["1", "", "$$", "2"])
     assert verify.take_tally() == {"unscorable": 0.5, "over_limit": 0.0}
     assert verify.take_tally() == {}
+
+
+def test_threads_count_together() -> None:
+    verify.take_tally()
+    reward = rewards.get("accuracy")
+
+    def judge() -> None:
+        for _ in range(300):
+            reward(["1", "1"], answer=["1", ""])
+
+    threads = [threading.Thread(target=judge) for _ in range(4)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # else the race that is looked for is too seldom
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert verify._tally["judged"] == 4 * 300 * 2
+    assert verify.take_tally()["unscorable"] == 0.5
 
 
 @given(st.text(alphabet="\\boxed{} ab", max_size=60))
