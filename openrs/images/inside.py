@@ -28,14 +28,11 @@ LEFTOVERS = ("/root/.cache", "/var/lib/apt/lists", "/var/cache/apt/archives", "/
 
 
 def records() -> list[str]:
-    """Files of installed packages that are not what the packages' RECORD says (PyPA, "Recording installed projects").
-
-    Byte code is written when the image is built, so no RECORD knows it.
-    """
+    """Files of installed packages that are not what the packages' RECORD says (PyPA, "Recording installed projects")."""
     wrong = []
     for distribution in importlib.metadata.distributions():
         for file in distribution.files or []:
-            if file.hash is None or file.suffix == ".pyc":
+            if file.hash is None:
                 continue
             try:
                 with open(str(distribution.locate_file(file)), "rb") as content:
