@@ -18,7 +18,6 @@ from openrs.cli import (
     diff,
     drill,
     eval,
-    images,
     import_,
     list_,
     logs,
@@ -68,9 +67,6 @@ COMMANDS = (
 )
 for module in COMMANDS:
     app.command(module.__name__.rpartition(".")[2].rstrip("_"))(module.command)
-
-
-app.add_typer(images.app, name="images")
 
 
 def _version(wanted: bool) -> None:

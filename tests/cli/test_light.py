@@ -45,8 +45,6 @@ def imported(where: Path, *args: str) -> set[str]:
         "submit --help",
         "list",
         "list --json",
-        "images list",
-        "images build --help",
         "show exp3",
         "check smoke",
         "schema experiment",
