@@ -21,6 +21,7 @@ from openrs.errors import BadInput
 from openrs.evaluation.answers import Questions, code_identity, questions, result
 from openrs.evaluation.backends import Backend, answers_of, open_backend
 from openrs.evaluation.extractive import metric
+from openrs.evaluation.metrics import prepare
 from openrs.evaluation.runner import Outcome, Subject, each_cell
 from openrs.spec.evaluation import LIGHTEVAL, Benchmark
 from openrs.spec.experiment import Spec
@@ -44,6 +45,8 @@ class LightevalRunner:
 
         def start() -> Backend:
             load_tokenizer(subject.name, subject.revision)  # says in a line what is wrong with it
+            for benchmark in benchmarks.values():
+                prepare(benchmark.metric)
             try:
                 return open_backend(self._spec, subject, list(benchmarks.values()), self._stop_requested)
             except OSError as error:
