@@ -21,7 +21,8 @@ from openrs.errors import BadInput
 from openrs.evaluation.answers import Questions, code_identity, questions, result
 from openrs.evaluation.backends import Backend, answers_of, open_backend
 from openrs.evaluation.extractive import metric
-from openrs.evaluation.runner import Outcome, Subject
+from openrs.evaluation.metrics import prepare
+from openrs.evaluation.runner import Outcome, Subject, each_cell
 from openrs.spec.evaluation import LIGHTEVAL, Benchmark
 from openrs.spec.experiment import Spec
 from openrs.stage import Cell
@@ -41,28 +42,22 @@ class LightevalRunner:
         """See `CellRunner`."""
         names = {cell.benchmark for cell in cells}
         benchmarks = {b.name: b for b in self._spec.evaluation.benchmarks if b.name in names}
-        began = time.monotonic()
-        try:
+
+        def start() -> Backend:
             load_tokenizer(subject.name, subject.revision)  # says in a line what is wrong with it
-            backend = open_backend(self._spec, subject, list(benchmarks.values()), self._stop_requested)
-        except Exception as error:
-            problem = hub_problem(error, f"model {subject.name} at {subject.revision}")
-            for cell in cells:
-                yield cell, problem or error
-            return
-        loading = time.monotonic() - began
-        for cell in cells:
-            outcome: Outcome
+            for benchmark in benchmarks.values():
+                prepare(benchmark.metric)
             try:
-                if self._stop_requested():
-                    raise StopRequested
-                outcome = self._evaluate(backend, subject, benchmarks[cell.benchmark], cell.seed)
-                outcome["engine_start_seconds"], loading = round(loading, 3), 0.0
-            except StopRequested:
-                raise
-            except Exception as error:
-                outcome = error
-            yield cell, outcome
+                return open_backend(self._spec, subject, list(benchmarks.values()), self._stop_requested)
+            except OSError as error:
+                raise hub_problem(error, f"model {subject.name} at {subject.revision}") or error from None
+
+        def evaluate(backend: Backend, cell: Cell) -> dict[str, Any]:
+            if self._stop_requested():
+                raise StopRequested
+            return self._evaluate(backend, subject, benchmarks[cell.benchmark], cell.seed)
+
+        return each_cell(cells, start, evaluate)
 
     def _evaluate(self, backend: Backend, subject: Subject, benchmark: Benchmark, seed: int) -> dict[str, Any]:
         began = time.monotonic()

@@ -26,6 +26,12 @@ def judge(metric: str, golds: Sequence[str], completions: Sequence[str]) -> list
     return _extractive(rule, golds, completions)
 
 
+def prepare(metric: str) -> None:
+    """Lets a worker begin with its imports, which take half a minute, while the first answers are drawn."""
+    if metric in EXTRACTIVE:
+        _pool(os.getpid()).provide(1)
+
+
 def _extractive(rule: ExtractiveRule, golds: Sequence[str], completions: Sequence[str]) -> list[Verdict]:
     pairs = [Pair(rule, gold, completion) for gold, completion in zip(golds, completions, strict=True)]
     once = list(dict.fromkeys(pairs))

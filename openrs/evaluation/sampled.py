@@ -16,12 +16,11 @@ import torch
 
 from openrs.evaluation.answers import Answer, Problem, code_identity, processor, questions, result
 from openrs.evaluation.generate import sample
-from openrs.evaluation.runner import Outcome, Subject
+from openrs.evaluation.runner import Outcome, Subject, each_cell
 from openrs.spec.evaluation import Benchmark
 from openrs.spec.experiment import Spec
 from openrs.stage import Cell
 from openrs.training.model import derived_seed, load_model, load_tokenizer
-from openrs.training.stop import StopRequested
 
 
 class SampledRunner:
@@ -33,25 +32,14 @@ class SampledRunner:
 
     def evaluate(self, subject: Subject, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Outcome]]:
         """See `CellRunner`."""
-        spec, began = self._spec.model, time.monotonic()
-        try:
+        spec = self._spec.model
+
+        def start() -> tuple[Any, Any]:
             tokenizer = load_tokenizer(subject.name, subject.revision)
-            model = load_model(subject.name, subject.revision, spec.dtype, spec.attention).to(self._device).eval()
-        except Exception as error:
-            for cell in cells:
-                yield cell, error
-            return
-        loading = time.monotonic() - began
-        for cell in cells:
-            outcome: Outcome
-            try:
-                outcome = self._evaluate(subject, model, tokenizer, cell)
-                outcome["engine_start_seconds"], loading = round(loading, 3), 0.0
-            except StopRequested:
-                raise
-            except Exception as error:
-                outcome = error
-            yield cell, outcome
+            model = load_model(subject.name, subject.revision, spec.dtype, spec.attention)
+            return model.to(self._device).eval(), tokenizer
+
+        return each_cell(cells, start, lambda loaded, cell: self._evaluate(subject, *loaded, cell))
 
     def _evaluate(self, subject: Subject, model: Any, tokenizer: Any, cell: Cell) -> dict[str, Any]:
         started = time.monotonic()
