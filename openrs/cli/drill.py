@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from openrs.cli.options import RUNS, Json, Runs
+from openrs.cli.options import RUNS, Json, Overrides, Runs
 
 if TYPE_CHECKING:
     from openrs.drill.run import Outcome
@@ -23,6 +23,7 @@ def command(
         float,
         typer.Option("--save-seconds", min=0.0, max=600.0, metavar="S", help="Make every save last so long."),
     ] = 0.0,
+    overrides: Overrides = None,
     runs: Runs = RUNS,
     json: Json = False,
 ) -> None:
@@ -40,7 +41,16 @@ def command(
 
     profile = load_cluster(cluster)
     period = 0.2 if profile.engine == "local" else 2.0
-    drill = Drill(profile, runs, every_steps=every, ranks=ranks, save_seconds=save_seconds, say=say, period=period)
+    drill = Drill(
+        profile,
+        runs,
+        every_steps=every,
+        ranks=ranks,
+        save_seconds=save_seconds,
+        overrides=overrides,
+        say=say,
+        period=period,
+    )
     outcome = drill.run(spread(kills, ranks))
     if json:
         print_json(outcome.to_json())

@@ -8,10 +8,8 @@ from typing import Any
 from openrs.drill.instants import Kill, Measured
 from openrs.runs.directory import RunDirectory
 from openrs.runs.files import read_lines
+from openrs.training.observe import VARIES
 from openrs.training.phases import PHASES, Phase
-
-VARIES = ("time", "seconds", "phases", "attempt")
-"""Fields of a metrics line that tell of the machine, not of the training."""
 
 
 @dataclass(frozen=True)

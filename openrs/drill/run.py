@@ -132,6 +132,7 @@ class Drill:
         every_steps: int = 1,
         ranks: int = 1,
         save_seconds: float = 0.0,
+        overrides: list[str] | None = None,
         say: Say = lambda text: None,
         period: float = 0.2,
     ) -> None:
@@ -146,7 +147,7 @@ class Drill:
             "resources.cpu_ranks": ranks,
         }
         sets = [f"{field}={value}" for field, value in settings.items()]
-        self._experiment = load_experiment("smoke", [*TINY, *sets])
+        self._experiment = load_experiment("smoke", [*TINY, *sets, *(overrides or [])])
 
     def run(self, kills: list[Kill]) -> Outcome:
         """Carries the kills out, one after the other.

@@ -13,7 +13,7 @@ from openrs.runs.lease import LeaseLost
 from openrs.spec.canonical import sha256
 from openrs.spec.experiment import Experiment
 from openrs.stage import StageFile, read
-from openrs.worker.exits import CONFIGURATION, DONE, INTERRUPTED
+from openrs.worker.exits import CONFIGURATION, DONE, FAILED, INTERRUPTED
 from openrs.worker.rank import Rank
 
 
@@ -44,7 +44,14 @@ def train(stage_path: Path) -> int:
     executioner.arm(run, rank)
     from openrs.training.session import run_session
 
-    return run_session(stage, experiment, run, rank)
+    try:
+        return run_session(stage, experiment, run, rank)
+    except OSError as error:
+        # Storage that is gone, read-only or over a quota is nobody's defect: one line, and the next attempt may do better.
+        if not str(error.filename or "").startswith(stage.run_dir):
+            raise
+        print(f"openrs: {error.filename}: {error.strerror}; what is complete there stays", file=sys.stderr)
+        return FAILED
 
 
 def read_experiment(stage: StageFile) -> Experiment:

@@ -122,3 +122,5 @@ def _single_process(rank: Rank) -> None:
     if rank.world == 1:
         for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
             os.environ.pop(name, None)
+    else:
+        os.environ.pop("ACCELERATE_USE_CPU", None)  # with it there is no ZeRO; no GPU is visible anyway

@@ -6,6 +6,7 @@ A fake only in that nothing is executed anew: the supervisor, the ranks, their s
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -82,6 +83,14 @@ def _print_to(path: Path) -> None:
     sys.stderr = os.fdopen(2, "w", closefd=False)
 
 
+def _let_go_of_locks() -> None:
+    """A fork holds the locks of its parent (flock(2)); what is executed anew does not."""
+    for entry in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{entry}").endswith("/.sending"):
+                os.close(int(entry))
+
+
 class ForkEngine:
     """One supervisor a run, for its training stage. A handle is a pid."""
 
@@ -102,6 +111,7 @@ class ForkEngine:
             code = 1
             try:
                 os.setpgid(0, 0)
+                _let_go_of_locks()
                 _print_to(artifacts.place.directory / "logs" / "supervisor.out")
                 stop = StopRequest()
                 stop.install()

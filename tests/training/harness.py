@@ -21,6 +21,7 @@ from openrs.spec.experiment import Experiment
 from openrs.spec.load import load_experiment
 from openrs.stage import CellsFile, Process, StageFile
 from openrs.training import checkpoint
+from openrs.training.observe import VARIES
 from openrs.worker.ranks import free_port
 
 OURS = checkpoint.Identity(run="test", trains="sha256:a", world=1)
@@ -134,9 +135,7 @@ class Job:
     def metrics(self) -> list[dict[str, Any]]:
         """The metrics lines without what differs from run to run."""
         lines = [json.loads(line) for line in self.run.metrics.read_text().splitlines()]
-        return [
-            {key: line[key] for key in line if key not in ("time", "seconds", "phases", "attempt")} for line in lines
-        ]
+        return [{key: line[key] for key in line if key not in VARIES} for line in lines]
 
 
 def seal_and_place(directory: Path, step: int, ours: checkpoint.Identity = OURS) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from openrs.runs.directory import RunDirectory
 from openrs.runs.files import read_lines
 from openrs.runs.lease import Lease
 from openrs.training import checkpoint
@@ -128,3 +129,21 @@ def test_a_complete_run_and_bad_input_end_before_torch(job_of: Callable[..., Job
     (job.run.submission(1) / "spec.json").write_text(tiny("training.steps=3").model_dump_json())
     job.run.complete_marker("train").unlink()
     assert "not the experiment" in start(stage).stderr
+
+
+def test_storage_that_is_gone_is_one_line(
+    job_of: Callable[..., Job],
+    train_here: Callable[[Job], int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A stand-in for a file system that became read-only: for root, permissions are no obstacle."""
+    job = job_of(tiny())
+
+    def read_only(run: RunDirectory, writer: str, event: str, **facts: object) -> None:
+        raise OSError(30, "Read-only file system", str(run.path / "ledger"))
+
+    monkeypatch.setattr(RunDirectory, "log", read_only)
+    assert train_here(job) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"openrs: {job.run.path / 'ledger'}: Read-only file system; what is complete there stays"]
