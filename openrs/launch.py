@@ -147,7 +147,10 @@ def resume(runs: Path, run: str, overrides: list[str] | None = None, *, allow_ch
             )
         directory = RunDirectory(Path(known.dir))
         sent = spec_of(known)
-        spec = with_overrides(read_spec(directory.path / "spec.json"), overrides or [])
+        # The run's own spec, which somebody may have edited, with the benchmarks that `openrs eval` has added since.
+        own = read_spec(directory.path / "spec.json")
+        evaluation = own.evaluation.model_copy(update={"benchmarks": sent.evaluation.benchmarks})
+        spec = with_overrides(own.model_copy(update={"evaluation": evaluation}), overrides or [])
         changes = check_change(run, sent, spec, allow_change)
         plan = _remaining(spec, known, infos)
         if not plan.stages:
@@ -157,6 +160,7 @@ def resume(runs: Path, run: str, overrides: list[str] | None = None, *, allow_ch
         resumed = send_more(known, runs, spec, plan)
         if changes:
             number = resumed.submissions[-1].number
+            write_atomic(directory.path / "spec.json", pretty(spec))
             directory.log(f"resume-{number}", "changed", submission=number, fields=changes)
         return resumed
 
@@ -200,15 +204,13 @@ def spec_of(known: record.Record) -> Spec:
 
 
 def send_more(known: record.Record, runs: Path, spec: Spec, plan: planning.Plan) -> record.Record:
-    """Sends another plan of a run, whose spec is now `spec`. Raises BadInput and OpenRSError."""
+    """Sends another plan of a run. Raises BadInput and OpenRSError."""
     engine = engine_for(known.cluster)
     directory = RunDirectory(Path(known.dir))
     place = place_of(known.cluster, runs, known.run, max([0, *directory.submissions()]) + 1)
     try:
         known = known.model_copy(update={"hash": plan.hash})
-        resent = _send(engine, engine.render(spec, plan, place), known, runs)
-        write_atomic(directory.path / "spec.json", pretty(spec))
-        return resent
+        return _send(engine, engine.render(spec, plan, place), known, runs)
     except OSError as error:
         raise _unwritable(runs, error) from None
 

@@ -157,7 +157,7 @@ def test_a_run_from_outside(client: Client) -> None:
 def test_logs_follow_through_a_server_that_restarts_and_a_pod_that_is_replaced(k8s_bed: K8sBed, client: Client) -> None:
     assert client.space.runs is not None
     pace = Pace(client.space.runs)
-    pace("follow", 0.2)  # a step lasts three seconds, so that it is the fourth or fifth and not the last that ends here
+    pace("follow", 0.5)  # a step lasts some four seconds: of forty, enough are left when the server is back
     client.submit("follow", 40, [40], "paced")
     follower = client.start("logs", "follow", "train", "-f")
     try:

@@ -3,8 +3,13 @@
 Started by the pool, which kills it where a pair takes too long. It ends by itself when its standard input ends, when it
 has grown too large, and with its parent, however that ends.
 
+<<<<<<< HEAD
     {"memory": bytes, "lighteval": bool}        → "ready", or {"error": why}
     {"rule", "gold", "text", "announced_only"}  → true or false (can the gold answer be read?), and if so
+=======
+    {"memory": bytes}                           → "ready", or {"error": why}
+    {"rule", "gold", "text", "announced_only"}  → true, false or "time" (can the gold answer be read?), and if true
+>>>>>>> review
                                                   {"correct": bool, "limit": null, "time" or "memory", "leaving": bool}
 
 A pair is left after so much processor time, which does not depend on what else the machine does. Where that is not
@@ -84,13 +89,16 @@ def _serve(request: dict[str, Any], replies: BinaryIO, ceiling: int) -> bool:
     from openrs.rewards.verifier import grade
 
     correct, limit = False, None
+    readable: bool | str
     try:
         with _cpu_limit(GOLD_CPU_SECONDS):
             readable = bool(grade.gold(request["rule"], request["gold"]))
-    except (OverTime, Exception):
+    except OverTime:
+        readable = "time"
+    except Exception:
         readable = False
     _reply(replies, readable)
-    if not readable:
+    if readable is not True:
         return True
     try:
         with _cpu_limit(EXTRACTIVE_CPU_SECONDS if request["rule"] in grade.EXTRACTIVE else CPU_SECONDS):
