@@ -3,13 +3,8 @@
 Started by the pool, which kills it where a pair takes too long. It ends by itself when its standard input ends, when it
 has grown too large, and with its parent, however that ends.
 
-<<<<<<< HEAD
     {"memory": bytes, "lighteval": bool}        → "ready", or {"error": why}
-    {"rule", "gold", "text", "announced_only"}  → true or false (can the gold answer be read?), and if so
-=======
-    {"memory": bytes}                           → "ready", or {"error": why}
     {"rule", "gold", "text", "announced_only"}  → true, false or "time" (can the gold answer be read?), and if true
->>>>>>> review
                                                   {"correct": bool, "limit": null, "time" or "memory", "leaving": bool}
 
 A pair is left after so much processor time, which does not depend on what else the machine does. Where that is not
