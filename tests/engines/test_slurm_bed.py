@@ -29,7 +29,9 @@ from tests.testbed.slurm import SlurmBed
 
 pytestmark = pytest.mark.slurm
 
-EXP3 = load_experiment("exp3", ["recovery.node_fault_retries=0"])
+EXP3 = load_experiment(
+    "exp3", ["recovery.node_fault_retries=0", "evaluation.benchmarks=[{extends: math_500, full_seeds: null}]"]
+)
 PROFILE = Cluster.model_validate({**load_cluster("slurm").model_dump(), "lease_seconds": 4})
 
 
