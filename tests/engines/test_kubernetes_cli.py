@@ -129,7 +129,7 @@ def test_a_run_from_outside(client: Client) -> None:
     finally:
         follower.kill()
     assert "train: step" in err and "eval: 1/1 cells" in err
-    assert re.search(r"^sums-held-out +step 2 +8 ", out, re.MULTILINE)
+    assert re.search(r"^sums-held-out +step 2 +1 × 8 ", out, re.MULTILINE)
     run = client.directory / "runs" / "seen"
     assert (run / "metrics.jsonl").is_file() and not (run / "checkpoints").exists()
     assert {stage["name"]: stage["state"] for stage in client.state("seen")["stages"]} == {
