@@ -1,7 +1,6 @@
 """An engine for drills in a test: supervisors and ranks are forks of this process, which has imported torch already.
 
 A fake only in that nothing is executed anew: the supervisor, the ranks, their signals, leases and files are the real ones.
-`openrs drill` as a user runs it is tested in tests/integration/test_drill.py.
 """
 
 from __future__ import annotations
