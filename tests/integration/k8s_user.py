@@ -221,12 +221,17 @@ class User:
         return jobs
 
     def in_mid_run(self, run: str, what: str, more: int = 2) -> Hit:
-        """Waits until the newest attempt has itself finished `more` steps; says where it stands then."""
+        """Waits until the newest attempt has itself finished `more` steps, and a checkpoint is whole; where it stands then.
+
+        Checkpoints are written beside training: a kill before the first one would begin the run anew.
+        """
+        checkpoints = self.directory(run) / "checkpoints"
 
         def stands() -> Hit | None:
             starts, lines = self.ledger(run, "start"), self.metrics(run)
             done = [line["step"] for line in lines if starts and line["attempt"] == starts[-1]["attempt"]]
-            return Hit(what, starts[-1]["attempt"], done[-1], time.time()) if len(done) >= more else None
+            whole = any(checkpoints.glob("step-*/COMPLETE"))
+            return Hit(what, starts[-1]["attempt"], done[-1], time.time()) if len(done) >= more and whole else None
 
         hit = self.wait(stands, f"attempt of {run} that trains, for {what}")
         assert 0 < hit.step < STEPS
