@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from openrs.data.load import wanted
 from openrs.spec.base import Strict
 from openrs.spec.canonical import sha256
 from openrs.spec.cluster import Cluster
@@ -133,7 +134,7 @@ def train_stage(experiment: Experiment, cluster: Cluster) -> Stage:
         kind="train",
         resources=_granted(experiment.resources, cluster),
         processes=processes,
-        environment=cluster.environment | experiment.environment,
+        environment=_environment(experiment, cluster),
         mounts=_mounts(experiment, cluster),
         after=[],
         tasks=None,
@@ -155,7 +156,7 @@ def cell_stages(
             kind="cells",
             resources=_granted(resources, cluster),
             processes=[Process(role="cell", world=1, gpus=list(range(resources.gpus)))],
-            environment=cluster.environment | experiment.environment,
+            environment=_environment(experiment, cluster),
             mounts=_mounts(experiment, cluster),
             after=after,
             tasks=piece,
@@ -173,6 +174,12 @@ def _granted(resources: Resources, cluster: Cluster) -> Resources:
             "minutes": min(resources.minutes, cluster.max_minutes or resources.minutes),
         }
     )
+
+
+def _environment(experiment: Experiment, cluster: Cluster) -> dict[str, str]:
+    """Of every process; where `openrs fetch` fills the cache, the jobs do not ask the Hub."""
+    fetched = cluster.engine != "kubernetes" and wanted(experiment)
+    return {**({"HF_HUB_OFFLINE": "1"} if fetched else {}), **cluster.environment, **experiment.environment}
 
 
 def _mounts(experiment: Experiment, cluster: Cluster) -> list[str]:

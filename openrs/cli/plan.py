@@ -9,7 +9,7 @@ from openrs.cli.options import ClusterName, ExperimentName, Json, Overrides
 if TYPE_CHECKING:
     from openrs.plan import Plan
     from openrs.spec.cluster import Cluster
-    from openrs.spec.experiment import Resources
+    from openrs.spec.experiment import Experiment, Resources
 
 
 def command(exp: ExperimentName, cluster: ClusterName, overrides: Overrides = None, json: Json = False) -> None:
@@ -20,10 +20,12 @@ def command(exp: ExperimentName, cluster: ClusterName, overrides: Overrides = No
     from openrs.spec.load import load_cluster, load_experiment
 
     profile = load_cluster(cluster)
-    plan = make_plan(load_experiment(exp, overrides), profile)
+    experiment = load_experiment(exp, overrides)
+    plan = make_plan(experiment, profile)
     bound = cost(plan, profile)
+    training = estimates(experiment, profile)
     if json:
-        print_json({**plan.model_dump(mode="json"), "cost": bound})
+        print_json({**plan.model_dump(mode="json"), "cost": bound, "estimate": training})
         return
     print(f"{plan.experiment} on {plan.cluster} ({plan.engine}), {plan.hash}")
     print(
@@ -52,10 +54,84 @@ def command(exp: ExperimentName, cluster: ClusterName, overrides: Overrides = No
         )
     )
     print()
+    if training is not None:
+        print(_estimates(training))
+        print()
     if bound["gpu_hours"]:
         print(f"at most {bound['gpu_hours']:g} GPU-hours{_dollars(bound, profile)}: {bound['basis']}")
     else:
         print("no GPU")
+
+
+def estimates(experiment: Experiment, cluster: Cluster) -> dict[str, Any] | None:
+    """Memory of a training rank and modelled seconds of a step; None without GPUs, or for a model that is not known here."""
+    from openrs.estimate.memory import memory_plan
+    from openrs.estimate.shape import shape_of
+    from openrs.estimate.speed import ASSUMPTIONS, gpu_of, steps
+
+    shape = shape_of(experiment.model) if experiment.resources.gpus else None
+    if shape is None:
+        return None
+    memory, gpu = memory_plan(experiment, shape), gpu_of(experiment.resources.gpu_type)
+    hours = experiment.training.steps * experiment.resources.gpus / 3600
+    price = cluster.price_per_gpu_hour
+    modelled = [
+        {
+            "name": step.name,
+            "generation": round(step.generation, 1),
+            "learning": round(step.learning, 1),
+            "step": round(step.total, 1),
+            "gpu_hours": round(step.total * hours, 1),
+            "dollars": None if price is None else round(step.total * hours * price, 2),
+        }
+        for step in (steps(experiment, shape, gpu) if gpu else [])
+    ]
+    return {
+        "memory_gib": {
+            "training": {name: round(part, 2) for name, part in memory.training.items()},
+            "generation": {name: round(part, 2) for name, part in memory.generation.items()},
+            "most": round(memory.total, 1),
+            "gpu": gpu.memory if gpu else None,
+        },
+        "steps": modelled,
+        "assumptions": ASSUMPTIONS,
+    }
+
+
+def _estimates(found: dict[str, Any]) -> str:
+    from openrs.report.text import table
+
+    memory = found["memory_gib"]
+    parts = dict.fromkeys([*memory["training"], *memory["generation"]])
+    rows: list[tuple[object, ...]] = [
+        (
+            name,
+            *(f"{memory[phase][name]:.1f}" if name in memory[phase] else "-" for phase in ("training", "generation")),
+        )
+        for name in parts
+    ]
+    sums = [sum(memory[phase].values()) for phase in ("training", "generation")]
+    rows.append(("sum", *(f"{total:.1f}" for total in sums)))
+    lines = [table(("MEMORY OF A TRAINING RANK, GIB", "TRAINING", "GENERATION"), rows, right=(1, 2))]
+    if memory["gpu"] is not None:
+        spare = memory["gpu"] - memory["most"]
+        verdict = f"{spare:.1f} to spare" if spare >= 0 else f"{-spare:.1f} too much"
+        lines.append(f"of a GPU's {memory['gpu']:g} GiB: {verdict}")
+    if found["steps"]:
+        rows = [
+            (
+                step["name"],
+                f"{step['generation']:.0f}",
+                f"{step['learning']:.0f}",
+                f"{step['step']:.0f}",
+                f"{step['gpu_hours']:.0f}",
+                "-" if step["dollars"] is None else f"{step['dollars']:.2f}",
+            )
+            for step in found["steps"]
+        ]
+        header = ("MODELLED STEP, SECONDS", "GENERATION", "LEARNING", "STEP", "GPU-HOURS", "DOLLARS")
+        lines += ["", table(header, rows, right=range(1, 6)), f"assumed: {found['assumptions']}"]
+    return "\n".join(lines)
 
 
 def _dollars(bound: dict[str, Any], cluster: Cluster) -> str:

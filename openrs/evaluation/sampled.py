@@ -24,7 +24,7 @@ from openrs.evaluation.runner import Outcome, Subject
 from openrs.rewards import verify
 from openrs.spec.experiment import Benchmark, Experiment
 from openrs.stage import Cell
-from openrs.training.model import derived_seed, end_tokens, load_model, load_tokenizer
+from openrs.training.model import conversation, derived_seed, end_tokens, load_model, load_tokenizer
 from openrs.training.stop import StopCriterion, StopRequested
 
 SAMPLES = 3
@@ -103,10 +103,9 @@ class SampledRunner:
         if self._stop_requested():
             raise StopRequested
         sampling = benchmark.sampling
-        system = [{"role": "system", "content": benchmark.system}] if benchmark.system else []
         prompts = [
             tokenizer.apply_chat_template(
-                [*system, {"role": "user", "content": row["problem"]}], tokenize=False, add_generation_prompt=True
+                conversation(benchmark.system, row["problem"]), tokenize=False, add_generation_prompt=True
             )
             for row in rows
         ]

@@ -211,6 +211,18 @@ class Resources(Strict):
     """Longest time of one attempt; a run goes on in the next attempt."""
 
 
+class Wandb(Strict):
+    """Metrics to Weights & Biases too, one run there for all attempts. Needs the extra `wandb`."""
+
+    type: Literal["wandb"]
+    project: Line
+    """Its project."""
+    entity: Line | None = None
+    """User or team; the login's own by default."""
+    mode: Literal["online", "offline"] = "online"
+    """`offline` writes to `wandb/` in the run directory, for `wandb sync` later. `online` needs a secret WANDB_API_KEY."""
+
+
 class Checkpointing(Strict):
     """Recovery checkpoints: what a run goes on from. They are never evaluated for being there."""
 
@@ -229,6 +241,11 @@ class Recovery(Strict):
     """Starts of one stage in one submission; then it has failed."""
     node_fault_retries: Annotated[int, Field(ge=0, le=1000)] = 3
     """Attempts that may end for a GPU or driver missing on the node before the stage has failed."""
+    stall_factor: Annotated[Number, Field(ge=2.0)] = 20.0
+    """A training rank whose step takes so many times the median step, and at least `stall_minutes`, has failed: it says
+    where it stands and ends."""
+    stall_minutes: Annotated[Number, Field(gt=0.0)] = 60.0
+    """See `stall_factor`; also the limit of the first step."""
 
 
 class Benchmark(Strict):
@@ -297,6 +314,8 @@ class Experiment(Strict):
     """What the training job needs."""
     recovery: Recovery = Recovery()
     """Stops and failures."""
+    tracking: Wandb | None = None
+    """Where the metrics go beside the run directory."""
     environment: dict[EnvironmentName, Text] = {}
     """Environment variables of the training and evaluation processes; never secrets."""
     secrets: dict[EnvironmentName, Secret] = {}
@@ -350,6 +369,11 @@ class Experiment(Strict):
             raise ValueError(
                 f"generation.type vllm with layout {self.generation.layout} needs GPUs, but resources.gpus = {self.resources.gpus}; "
                 f"ask for {least}, or use generation.type = transformers"
+            )
+        if self.tracking is not None and self.tracking.mode == "online" and "WANDB_API_KEY" not in self.secrets:
+            raise ValueError(
+                "tracking: mode online needs a login; give secrets.WANDB_API_KEY a reference, e.g. file:~/.wandb-key, or use "
+                "mode offline"
             )
         if abs(sum(reward.weight for reward in self.rewards)) < 1e-9:
             raise ValueError("rewards: the weights sum to 0, so nothing could be learned")

@@ -28,7 +28,7 @@ def run_session(stage: StageFile, experiment: Experiment, run: RunDirectory, ran
         try:
             address = _wait_for_server(rank) if experiment.has_server else None
             quiet(experiment.resources.gpus)
-            _single_process(rank)
+            _tell_accelerate(rank)
             from openrs.training.trainer import train
 
             train(stage, experiment, problems, run, rank, found, address)
@@ -81,8 +81,12 @@ def _wait_for_server(rank: Rank) -> str:
     return address
 
 
-def _single_process(rank: Rank) -> None:
-    """Lets accelerate see one plain process where there is one: else it opens a process group and wraps the model."""
-    if rank.world == 1:
-        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
-            os.environ.pop(name, None)
+def _tell_accelerate(rank: Rank) -> None:
+    """Lets accelerate see what there is: one plain process, or DeepSpeed, be it on CPUs.
+
+    It would open a process group for one process, and would leave DeepSpeed out where it is told to use CPUs.
+    """
+    several = ("ACCELERATE_USE_CPU",)
+    alone = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+    for name in alone if rank.world == 1 else several:
+        os.environ.pop(name, None)

@@ -22,6 +22,7 @@ import torch
 
 from openrs.data.load import model_path
 from openrs.spec.experiment import Sampling, VllmGeneration
+from openrs.training import sizes
 from openrs.training.generation import Completion, Request, request_seed
 from openrs.training.generation import engine as engines
 from openrs.training.generation.colocate import ColocateGenerator, executor_class
@@ -134,8 +135,8 @@ def test_nothing_may_be_preempted(model: Any, monkeypatch: pytest.MonkeyPatch) -
     generator.sync(model, 0)
     drawn = generator.generate(requests(8), never)
     assert drawn is not None
-    blocks = sum(-(-(len(PROMPT) + len(one.ids)) // engines.KV_BLOCK_TOKENS) for one in drawn)
-    assert 9 < blocks <= engines.kv_blocks(8, SAMPLING.max_prompt_tokens + SAMPLING.max_new_tokens)
+    blocks = sum(-(-(len(PROMPT) + len(one.ids)) // sizes.KV_BLOCK_TOKENS) for one in drawn)
+    assert 9 < blocks <= sizes.kv_blocks(8, SAMPLING.max_prompt_tokens + SAMPLING.max_new_tokens)
     monkeypatch.setattr(engines, "kv_blocks", lambda sequences, window: 9)
     generator = ColocateGenerator(build(), [END])
     generator.sync(model, 0)
