@@ -20,6 +20,7 @@ USER = 1000
 CODE_CLAIM = "openrs-code"
 ENVIRONMENT_CLAIM = "openrs-environment"
 _CODE_PATH = "/opt/openrs"
+_ENVIRONMENT_PATH = "/opt/openrs-environment"
 _CODE = ("openrs", "slurm", "k8s", "uv.lock")
 
 
@@ -38,13 +39,13 @@ class Place:
 
 
 def environment() -> Path | None:
-    """The virtual environment that runs this; it holds paths of its own, so pods must have it at the same one."""
+    """The virtual environment that runs this, if one does."""
     return None if sys.prefix == sys.base_prefix else Path(sys.prefix).resolve()
 
 
 def python() -> Path:
-    """The interpreter for pods."""
-    return Path(sys.prefix) / "bin" / "python"
+    """The interpreter for pods. Their environment has a place of its own: this checkout may stand below /tmp."""
+    return Path(sys.prefix if environment() is None else _ENVIRONMENT_PATH) / "bin" / "python"
 
 
 def snapshot(root: Path, directory: Path) -> Path:
@@ -70,7 +71,7 @@ def places(code: Path, runs: Path, mounts: Mapping[str, Path]) -> dict[str, Plac
         CODE_CLAIM: Place(code, _CODE_PATH, read_only=True),
     }
     if (own := environment()) is not None:
-        found[ENVIRONMENT_CLAIM] = Place(own, sys.prefix, read_only=True)
+        found[ENVIRONMENT_CLAIM] = Place(own, _ENVIRONMENT_PATH, read_only=True)
     for claim, directory in mounts.items():
         if claim in found:
             raise BedError(f"{claim} is a volume that every namespace has")
