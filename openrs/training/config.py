@@ -60,6 +60,13 @@ def arguments(experiment: Experiment, output: Path) -> TrainingArguments:
     )
 
 
+def spare_compiler() -> None:
+    """Keeps DeepSpeed from compiling an all-reduce through shared memory when its ranks are CPUs: minutes, for little."""
+    from deepspeed.comm import torch as backend
+
+    backend.build_shm_op = lambda: None
+
+
 def _zero2(dtype: str) -> dict[str, Any]:
     return {
         "zero_optimization": {

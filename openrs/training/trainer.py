@@ -22,7 +22,7 @@ from openrs.stage import StageFile
 from openrs.training import checkpoint, observe
 from openrs.training.checks import check_start
 from openrs.training.clock import Clock
-from openrs.training.config import arguments, training_dtype
+from openrs.training.config import arguments, spare_compiler, training_dtype
 from openrs.training.generation import Generator
 from openrs.training.generation.local import LocalGenerator
 from openrs.training.learner import Learned, Learner
@@ -58,6 +58,8 @@ def train(
             print(f"openrs: warning: {warning}", file=sys.stderr)
     # The base model also on resuming: the KL term's reference is a copy of it. The Trainer then loads the weights.
     model = load_model(name, revision, training_dtype(experiment), experiment.model.attention)
+    if rank.world > 1 and not experiment.resources.gpus:
+        spare_compiler()
     args = arguments(experiment, run.checkpoints)
     generator = make_generator(experiment, model, tokenizer, rank, server)
     saver = Saver(experiment, stage.experiment_hash, run, rank, start.step if start else 0)
