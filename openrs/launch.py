@@ -20,19 +20,20 @@ from openrs.runs.directory import RunDirectory
 from openrs.runs.files import write_atomic
 from openrs.spec.base import RUN_ID
 from openrs.spec.canonical import pretty
+from openrs.spec.change import changed, check_change, with_overrides
 from openrs.spec.cluster import Cluster
-from openrs.spec.experiment import Experiment
-from openrs.spec.load import PACKAGE
-from openrs.stage import read
+from openrs.spec.experiment import Experiment, Spec
+from openrs.spec.load import PACKAGE, load_experiment
+from openrs.stage import Cell, read_spec
 from openrs.status import all_jobs, finished_cells, jobs, stage_states
 
 PLACEHOLDER = "RUN"
 """The run id in what is rendered without one."""
 
 
-def new_run_id(experiment: Experiment) -> str:
+def new_run_id(spec: Spec) -> str:
     """`<experiment>-<yymmddhhmmss>-<4 hex>`, cut so that it stays a run id."""
-    stem = "".join(char if char.isalnum() else "-" for char in experiment.name.lower()).strip("-")
+    stem = "".join(char if char.isalnum() else "-" for char in spec.name.lower()).strip("-")
     stem = stem if stem[:1].isalpha() else f"x{stem}"
     return f"{stem[:14].rstrip('-')}-{time.strftime('%y%m%d%H%M%S')}-{secrets.token_hex(2)}"
 
@@ -55,37 +56,42 @@ def place_of(cluster: Cluster, runs: Path, run: str, submission: int = 1) -> Pla
     return Place(run, root / run, submission)
 
 
-def check_local_files(experiment: Experiment) -> None:
+def check_local_files(spec: Spec) -> None:
     """Raises BadInput for a model directory or data file that the spec names and that is not there."""
-    model_path(experiment.model)
-    sources = {"data": experiment.data}
-    sources |= {f"evaluation.benchmarks.{b.name}.data": b.data for b in experiment.evaluation.benchmarks}
+    for model in spec.models:
+        model_path(model)
+    sources = {"data": spec.data} if isinstance(spec, Experiment) else {}
+    sources |= {f"evaluation.benchmarks.{b.name}.data": b.data for b in spec.evaluation.benchmarks}
     for where, data in sources.items():
         if data.type == "jsonl" and not Path(data.path).is_file():
             raise BadInput(f"{where}.path: the file {data.path} does not exist")
 
 
-def render(experiment: Experiment, cluster: Cluster, runs: Path, run: str | None = None) -> Artifacts:
+def render(spec: Spec, cluster: Cluster, runs: Path, run: str | None = None) -> Artifacts:
     """Everything that `submit` would send, with `RUN` for a run id that is not given. Touches nothing."""
     place = place_of(cluster, runs, PLACEHOLDER if run is None else check_run_id(run))
-    return engine_for(cluster).render(experiment, planning.make_plan(experiment, cluster), place)
+    return engine_for(cluster).render(spec, planning.make_plan(spec, cluster), place)
 
 
 def submit(
-    experiment: Experiment,
+    spec: Spec,
     cluster: Cluster,
     runs: Path,
     run: str | None = None,
     asked: record.Asked | None = None,
+    as_they_land: bool = False,
 ) -> record.Record:
-    """Sends a new run and returns its record. Raises BadInput or OpenRSError; then nothing is left behind."""
+    """Sends a new run and returns its record. Raises BadInput or OpenRSError; then nothing is left behind.
+
+    With `as_they_land`, the checkpoints' cells are held back until `evals.land` finds their checkpoints.
+    """
     engine = engine_for(cluster)
     if not is_remote(cluster):
-        check_local_files(experiment)
-    run = new_run_id(experiment) if run is None else check_run_id(run)
+        check_local_files(spec)
+    run = new_run_id(spec) if run is None else check_run_id(run)
     place = place_of(cluster, runs, run)
-    plan = planning.make_plan(experiment, cluster)
-    artifacts = engine.render(experiment, plan, place)
+    plan = planning.make_plan(spec, cluster, hold_steps=as_they_land)
+    artifacts = engine.render(spec, plan, place)
     here = local_directory(cluster, runs, place)
     claimed: list[Path] = []
     made: list[Path] = []
@@ -96,15 +102,16 @@ def submit(
             claimed.append(directory)
         new = record.Record(
             run=run,
-            experiment=experiment.name,
+            experiment=spec.name,
             hash=plan.hash,
             steps=plan.steps,
             cluster=cluster,
             dir=str(here),
             asked=asked,
+            as_they_land=as_they_land,
             submissions=[],
         )
-        write_atomic(here / "spec.json", pretty(experiment))
+        write_atomic(here / "spec.json", pretty(spec))
         return _send(engine, artifacts, new, runs)
     except BaseException as error:
         for directory in claimed:
@@ -121,16 +128,16 @@ def submit(
         raise
 
 
-def resume(runs: Path, run: str) -> record.Record:
+def resume(runs: Path, run: str, overrides: list[str] | None = None, *, allow_change: bool = False) -> record.Record:
     """Sends what of a run is not done: training from its newest checkpoint, and the cells that are missing.
 
-    Raises BadInput if it is still running or already complete.
+    With `overrides` and `allow_change` it goes on with another logging, retention and the like. Raises BadInput if it is
+    still running or already complete, and if the spec is not the one that was sent.
     """
     record.load(runs, run)
-    with _alone(runs, run):
+    with alone(runs, run):
         known = record.load(runs, run)
         engine = engine_for(known.cluster)
-        directory = RunDirectory(Path(known.dir))
         infos = engine.inspect(list(jobs(known).values()))
         alive = [name for name, stage in stage_states(known, infos).items() if not stage.state.ended]
         if alive:
@@ -138,23 +145,40 @@ def resume(runs: Path, run: str) -> record.Record:
                 f"run {run}: stage {alive[0]} has not ended; `openrs status {run}` shows it, "
                 f"`openrs cancel {run}` stops it"
             )
-        experiment = read(Experiment, directory.path / "spec.json")
-        number = max([0, *directory.submissions()]) + 1
-        plan = _remaining(experiment, known, infos)
+        directory = RunDirectory(Path(known.dir))
+        sent = spec_of(known)
+        # The run's own spec, which somebody may have edited, with the benchmarks that `openrs eval` has added since.
+        own = read_spec(directory.path / "spec.json")
+        evaluation = own.evaluation.model_copy(update={"benchmarks": sent.evaluation.benchmarks})
+        spec = with_overrides(own.model_copy(update={"evaluation": evaluation}), overrides or [])
+        changes = check_change(run, sent, spec, allow_change)
+        plan = _remaining(spec, known, infos)
         if not plan.stages:
             raise BadInput(f"run {run} is complete; there is nothing to resume")
-        place = place_of(known.cluster, runs, run, number)
-        try:
-            if isinstance(engine, RemoteEngine):
-                engine.retire(all_jobs(known))
-            return _send(engine, engine.render(experiment, plan, place), known, runs)
-        except OSError as error:
-            raise _unwritable(runs, error) from None
+        if isinstance(engine, RemoteEngine):
+            engine.retire(all_jobs(known))
+        resumed = send_more(known, runs, spec, plan)
+        if changes:
+            number = resumed.submissions[-1].number
+            write_atomic(directory.path / "spec.json", pretty(spec))
+            directory.log(f"resume-{number}", "changed", submission=number, fields=changes)
+        return resumed
+
+
+def drifted(known: record.Record) -> list[str]:
+    """Fields in which what the run was asked for says something else by now than when it was first sent."""
+    if known.asked is None:
+        return []
+    try:
+        first = RunDirectory(Path(known.dir)).submission(1) / "spec.json"
+        return list(changed(read_spec(first), load_experiment(known.asked.experiment, known.asked.overrides)))
+    except BadInput:  # its file is gone, or broken: what was sent is on record
+        return []
 
 
 @contextlib.contextmanager
-def _alone(runs: Path, run: str) -> Iterator[None]:
-    """Keeps a second `resume` or `cancel` of the run out (flock(2)): two sendings at once would lose one."""
+def alone(runs: Path, run: str) -> Iterator[None]:
+    """Keeps a second `resume`, `eval` or `cancel` of the run out (flock(2)): two sendings at once would lose one."""
     try:
         descriptor = os.open(runs / run / ".sending", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
@@ -164,7 +188,7 @@ def _alone(runs: Path, run: str) -> Iterator[None]:
     except BlockingIOError:
         os.close(descriptor)
         raise BadInput(
-            f"run {run}: another resume or cancel of it is under way; try again when that has ended"
+            f"run {run}: another resume, eval or cancel of it is under way; try again when that has ended"
         ) from None
     try:
         yield
@@ -172,37 +196,66 @@ def _alone(runs: Path, run: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _remaining(experiment: Experiment, known: record.Record, infos: dict[str, JobInfo]) -> planning.Plan:
+def spec_of(known: record.Record) -> Spec:
+    """What the run was sent with, and the benchmarks that later sendings have added. Raises BadInput."""
+    directory = RunDirectory(Path(known.dir))
+    newest = directory.submission(max([0, *directory.submissions()])) / "spec.json"
+    return read_spec(newest if newest.exists() else directory.path / "spec.json")
+
+
+def send_more(known: record.Record, runs: Path, spec: Spec, plan: planning.Plan) -> record.Record:
+    """Sends another plan of a run. Raises BadInput and OpenRSError."""
+    engine = engine_for(known.cluster)
+    directory = RunDirectory(Path(known.dir))
+    place = place_of(known.cluster, runs, known.run, max([0, *directory.submissions()]) + 1)
+    try:
+        known = known.model_copy(update={"hash": plan.hash})
+        return _send(engine, engine.render(spec, plan, place), known, runs)
+    except OSError as error:
+        raise _unwritable(runs, error) from None
+
+
+def _remaining(spec: Spec, known: record.Record, infos: dict[str, JobInfo]) -> planning.Plan:
     """What is not done, as far as it is known: sending more than that is harmless, for what is done is not done again."""
-    base: list[int | None] = [None] if experiment.evaluation.base else []
-    steps: list[int | None] = [*sorted(experiment.evaluation.at_steps)]
     directory, cluster = RunDirectory(Path(known.dir)), known.cluster
     done: set[str] = set()
-    trained = directory.is_complete("train")
+    trained = not isinstance(spec, Experiment) or directory.is_complete("train")
     for _, sent in known.newest().values():
         info = infos.get(sent.handle, JobInfo(JobState.UNKNOWN))
         done |= finished_cells(known, sent, info)
         trained |= sent.tasks is None and is_remote(cluster) and info.state == JobState.SUCCEEDED
-    missing = {
-        name: [
-            cell
-            for cell in planning.cells(experiment, wanted)
-            if cell.path not in done and directory.cell(cell) is None
-        ]
-        for name, wanted in (("base", base), ("eval", steps))
-    }
-    stages = [
-        *planning.cell_stages("base", missing["base"], [], experiment, cluster),
-        *([] if trained else [planning.train_stage(experiment, cluster)]),
-        *planning.cell_stages("eval", missing["eval"], ["train"], experiment, cluster),
-    ]
-    return planning.assemble(experiment, cluster, stages)
+    # Each cell goes out again as part of the stage that it was last part of.
+    stage_of: dict[str, str] = {}
+    wanted: dict[str, Cell] = {}
+    for submission in known.submissions:
+        for sent in submission.stages:
+            for cell in sent.cells:
+                current = planning.current_cell(spec, cell)
+                if current is not None:
+                    wanted[current.path], stage_of[current.path] = current, sent.name
+    steps = sorted(spec.evaluation.at_steps) if trained or not known.as_they_land else []
+    for name, cells in (("base", planning.base_cells(spec)), ("eval", planning.cells(spec, steps))):
+        for cell in cells:
+            wanted.setdefault(cell.path, cell)
+            stage_of.setdefault(cell.path, name)
+    missing: dict[str, list[Cell]] = {}
+    for path, cell in wanted.items():
+        if path not in done and directory.cell(cell) is None:
+            missing.setdefault(stage_of[path], []).append(cell)
+    stages = [] if trained or not isinstance(spec, Experiment) else [planning.train_stage(spec, cluster)]
+    for name, cells in missing.items():
+        after = ["train"] if any(cell.step is not None for cell in cells) else []
+        ordered = sorted(cells, key=lambda cell: (cell.step is not None, cell.step or 0, cell.checkpoint))
+        stages += planning.cell_stages(name, ordered, after, spec, cluster)
+    return planning.assemble(
+        spec, cluster, sorted(stages, key=lambda stage: (bool(stage.after), stage.kind == "train"))
+    )
 
 
 def cancel(runs: Path, run: str) -> record.Record:
     """Stops a run for good: marks it first, so that nobody requeues it, then asks, waits for the save, removes."""
     record.load(runs, run)
-    with _alone(runs, run):
+    with alone(runs, run):
         known = record.load(runs, run)
         engine = engine_for(known.cluster)
         directory = RunDirectory(Path(known.dir))
@@ -216,7 +269,7 @@ def cancel(runs: Path, run: str) -> record.Record:
                 directory.cancel(submission)
         except OSError as error:
             raise _unwritable(runs, error) from None
-        grace = read(Experiment, directory.path / "spec.json").recovery.grace_seconds
+        grace = spec_of(known).recovery.grace_seconds
         # There, also what earlier sendings have left is an object that somebody must remove.
         engine.cancel(all_jobs(known) if isinstance(engine, RemoteEngine) else list(alive.values()), grace)
         return known
@@ -261,6 +314,7 @@ def _recorded(artifacts: Artifacts, handles: dict[str, str], known: record.Recor
             handle=handles[stage.name],
             tasks=None if stage.tasks is None else len(stage.tasks),
             cells=[cell for task in stage.tasks or [] for cell in task],
+            sizes=[len(task) for task in stage.tasks or []],
         )
         for stage in artifacts.plan.stages
     ]

@@ -8,7 +8,10 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field, ValidationError
 
 from openrs.errors import BadInput
+from openrs.runs.files import read_object
 from openrs.spec.base import RUN_ID, EnvironmentName, Line, Name, Secret, Strict, Text
+from openrs.spec.evaluation import ModelEvaluation
+from openrs.spec.experiment import Experiment, Spec
 from openrs.spec.explain import explain
 
 RunId = Annotated[str, Field(pattern=RUN_ID.pattern.removesuffix("$") + "$|^RUN$")]
@@ -118,3 +121,9 @@ def read(model: type[F], path: Path) -> F:
         raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
     except ValidationError as error:
         raise BadInput(f"{path}: {explain(model, error)}") from None
+
+
+def read_spec(path: Path) -> Spec:
+    """The experiment, or the evaluation of models as they are, in the JSON file `path`. Raises BadInput."""
+    kind = (read_object(path) or {}).get("kind")
+    return read(ModelEvaluation, path) if kind == "evaluation" else read(Experiment, path)

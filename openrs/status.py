@@ -128,16 +128,17 @@ def finished_cells(record: Record, sent: SentStage, info: JobInfo) -> set[str]:
     """Paths of a stage's finished cells: as the run directory shows them, and as the scheduler says of their tasks."""
     directory = RunDirectory(Path(record.dir))
     said = {cell.path for task in _tasks_in(record, sent, info, JobState.SUCCEEDED) for cell in task}
-    return {cell.path for cell in sent.cells if cell.path in said or directory.cell(cell) is not None}
+    # A copy that was pulled and is no finished cell knows better than the scheduler.
+    broken = {path for path in said if (directory.path / path).exists()}
+    return {cell.path for cell in sent.cells if cell.path in said - broken or directory.cell(cell) is not None}
 
 
 def _tasks_in(record: Record, sent: SentStage, info: JobInfo, state: JobState) -> list[list[Cell]]:
     """The cells of each array task that a scheduler whose results we cannot see says to be in that state."""
     if not is_remote(record.cluster):
         return []
-    size = record.cluster.cells_per_task
     indexes = range(sent.tasks or 0) if info.state == state == JobState.SUCCEEDED else info.tasks
-    return [sent.cells[i * size : (i + 1) * size] for i in indexes if info.tasks.get(i, info.state) == state]
+    return [sent.task_cells(i) for i in indexes if info.tasks.get(i, info.state) == state]
 
 
 def _stage_state(info: JobInfo, complete: bool, cancelled: bool) -> tuple[JobState, str]:

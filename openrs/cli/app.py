@@ -16,6 +16,8 @@ from openrs.cli import (
     cancel,
     check,
     diff,
+    drill,
+    eval,
     fetch,
     import_,
     list_,
@@ -60,8 +62,10 @@ COMMANDS = (
     pull,
     cancel,
     resume,
+    eval,
     import_,
     report,
+    drill,
 )
 for module in COMMANDS:
     app.command(module.__name__.rpartition(".")[2].rstrip("_"))(module.command)

@@ -62,16 +62,15 @@ ExperimentName = Annotated[
         autocompletion=_complete_experiment,
     ),
 ]
-ClusterName = Annotated[
-    str,
-    typer.Option(
-        "--cluster",
-        metavar="C",
-        help="Profile: slurm, local, or one of openrs.toml.",
-        show_default=False,
-        autocompletion=_complete_cluster,
-    ),
-]
+_CLUSTER = typer.Option(
+    "--cluster",
+    metavar="C",
+    help="Profile: slurm, k8s, local, or one of openrs.toml.",
+    show_default=False,
+    autocompletion=_complete_cluster,
+)
+ClusterName = Annotated[str, _CLUSTER]
+ClusterOption = Annotated[str | None, _CLUSTER]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(

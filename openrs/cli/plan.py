@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from openrs.cli.options import ClusterName, ExperimentName, Json, Overrides
 
 if TYPE_CHECKING:
+    from openrs.outlook import Outlook
     from openrs.plan import Plan
     from openrs.spec.cluster import Cluster
-    from openrs.spec.experiment import Experiment, Resources
+    from openrs.spec.experiment import Spec
+    from openrs.spec.parts import Resources
 
 
 def command(exp: ExperimentName, cluster: ClusterName, overrides: Overrides = None, json: Json = False) -> None:
     """Stages, resources, steps, and the most they can cost."""
     from openrs.cli.output import print_json
+    from openrs.outlook import outlook
     from openrs.plan import make_plan
     from openrs.report.text import table
     from openrs.spec.load import load_cluster, load_experiment
 
     profile = load_cluster(cluster)
-    experiment = load_experiment(exp, overrides)
-    plan = make_plan(experiment, profile)
+    spec = load_experiment(exp, overrides)
+    plan, sights = make_plan(spec, profile), outlook(spec)
     bound = cost(plan, profile)
-    training = estimates(experiment, profile)
+    training = estimates(spec, profile)
     if json:
-        print_json({**plan.model_dump(mode="json"), "cost": bound, "estimate": training})
+        sections = {"cost": bound, "estimate": training, "evaluation": sights.model_dump(mode="json")}
+        print_json({**plan.model_dump(mode="json"), **sections})
         return
     print(f"{plan.experiment} on {plan.cluster} ({plan.engine}), {plan.hash}")
     print(
@@ -61,17 +66,54 @@ def command(exp: ExperimentName, cluster: ClusterName, overrides: Overrides = No
         print(f"at most {bound['gpu_hours']:g} GPU-hours{_dollars(bound, profile)}: {bound['basis']}")
     else:
         print("no GPU")
+    for line in evaluation_lines(sights):
+        print(line)
 
 
-def estimates(experiment: Experiment, cluster: Cluster) -> dict[str, Any] | None:
-    """Memory of a training rank and modelled seconds of a step; None without GPUs, or for a model that is not known here."""
+def evaluation_lines(sights: Outlook) -> Iterator[str]:
+    """What the evaluation takes, and the least gain that each benchmark's seeds can show."""
+    from openrs.report.text import table
+
+    if not sights.benchmarks:
+        return
+    yield ""
+    if sights.gpu_hours is not None:
+        yield (
+            f"evaluation: about {sights.gpu_hours:g} GPU-hours as sent; {sights.full_gpu_hours:g} with the full protocol on all "
+            f"{sights.checkpoints} checkpoints, {sights.one_full_gpu_hours:g} for one more (modelled, one A40-class GPU a cell)"
+        )
+    rows = [
+        (
+            one.benchmark,
+            "-" if one.problems is None else one.problems,
+            "-" if one.deviation is None else f"{one.deviation:.1f}{'' if one.published else ' at most'}",
+            _sees(one.seeds, one.sees),
+            _sees(one.full_seeds, one.full_sees),
+        )
+        for one in sights.benchmarks
+    ]
+    head = ("BENCHMARK", "PROBLEMS", "SD OF A SEED", "A CHECKPOINT AS SENT", "BY THE FULL PROTOCOL")
+    yield table(head, rows, right=(1, 2))
+    yield "least true gain over the base model that is seen four times out of five, in points, on these problems"
+
+
+def _sees(seeds: int, gain: float | None) -> str:
+    count = f"{seeds} seed{'' if seeds == 1 else 's'}"
+    return (
+        f"{count}: the noise is not known" if gain is None else f"{count} see{'s' if seeds == 1 else ''} ≥ {gain:.1f}"
+    )
+
+
+def estimates(spec: Spec, cluster: Cluster) -> dict[str, Any] | None:
+    """Memory of a training rank and modelled seconds of a step; None without GPUs or training, or for an unknown model."""
     from openrs.estimate.memory import memory_plan
     from openrs.estimate.shape import shape_of
     from openrs.estimate.speed import ASSUMPTIONS, gpu_of, steps
+    from openrs.spec.experiment import Experiment
 
-    shape = shape_of(experiment.model) if experiment.resources.gpus else None
-    if shape is None:
+    if not isinstance(spec, Experiment) or not spec.resources.gpus or (shape := shape_of(spec.model)) is None:
         return None
+    experiment = spec
     memory, gpu = memory_plan(experiment, shape), gpu_of(experiment.resources.gpu_type)
     hours = experiment.training.steps * experiment.resources.gpus / 3600
     price = cluster.price_per_gpu_hour

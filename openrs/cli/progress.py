@@ -80,18 +80,18 @@ class Observer:
         return found
 
 
-def watch_run(record: Record, show: Show) -> int:
+def watch_run(record: Record, runs: Path, show: Show) -> int:
     """Shows progress until the run has ended, then its results. The exit code of `submit --watch` and `watch`.
 
     Where nobody in the cluster lets the evaluation begin, this does; where its files stand out of sight, they are pulled.
     """
     try:
-        state, over = _follow(record)
+        state, over = _follow(record, runs)
         seen = _fetch(record, state)
     except KeyboardInterrupt:
         say(f"openrs: stopped watching; {record.run} goes on (`openrs cancel {record.run}` stops it)")
         raise
-    _results(record, show, None if over else time.time() - record.submissions[0].time)
+    _results(record, runs, show, None if over else time.time() - record.submissions[0].time)
     if state.state == "SUCCEEDED":
         return 0 if seen else 1
     bad = next((stage for stage in state.stages if stage.state == state.state), None)
@@ -103,30 +103,40 @@ def watch_run(record: Record, show: Show) -> int:
     return 1
 
 
-def _follow(record: Record) -> tuple[RunStatus, bool]:
+def _follow(record: Record, runs: Path) -> tuple[RunStatus, bool]:
     """Watches the run to its end: how it ended, and whether it had when we came."""
-    observer = Observer(lambda: [_look(record)])
+    current = [record]
+
+    def ask() -> list[RunStatus]:
+        current[0], state = _look(runs, current[0])
+        return [state]
+
+    observer = Observer(ask)
     over = True
     with _screen() as draw:
         while True:
             (state,) = observer.look()
-            draw(progress_line(record, state), state.state, state.state.ended)
+            draw(progress_line(current[0], state), state.state, state.state.ended)
             if state.state.ended:
                 return state, over
             over = False
             time.sleep(period(record))
 
 
-def _look(record: Record) -> RunStatus:
-    """The status, after what waits for nothing any more has been let go."""
+def _look(runs: Path, record: Record) -> tuple[Record, RunStatus]:
+    """The status, after what waits for nothing any more has been let go, and what has landed has been sent."""
     from openrs.engines import RemoteEngine, engine_for
+    from openrs.evals import land
     from openrs.status import jobs, status
 
     (state,) = status([record])
     engine = engine_for(record.cluster)
     if isinstance(engine, RemoteEngine) and any(stage.state == "PENDING" for stage in state.stages):
         engine.release(list(jobs(record).values()))
-    return state
+    if not record.as_they_land:
+        return record, state
+    newer = land(runs, record, state)
+    return newer, status([newer])[0] if newer is not record else state
 
 
 def _fetch(record: Record, state: RunStatus) -> bool:
@@ -209,22 +219,33 @@ def _training(state: RunStatus, lines: list[dict[str, Any]]) -> str:
     return ", ".join(parts)
 
 
-def _results(record: Record, show: Show, wall: float | None) -> None:
+def _results(record: Record, runs: Path, show: Show, wall: float | None) -> None:
+    """The table, the verdicts, and the report's page, which is written into the run's directory."""
+    from openrs.report.build import build
     from openrs.report.curve import draw
-    from openrs.report.table import read_results, results_text, samples_text
+    from openrs.report.export import terminal
+    from openrs.report.page import page
+    from openrs.report.table import results_text, samples_text
+    from openrs.runs.files import write_atomic
 
     directory = Path(record.dir)
-    results = read_results(directory)
+    report = build(runs, [record.run])
+    results = [one for part in report.parts for one in part.measured]
     if results:
-        show("")
-        show(results_text(results))
         samples = samples_text(results)
-        if samples:
-            show("")
-            show(samples)
+        said = "\n".join(line for part in report.parts for line in terminal(part) if not line.startswith("missing: "))
+        for text in (results_text(results), samples, said):
+            if text:
+                show("")
+                show(text)
     if wall is not None:
         show("")
         show(f"{duration(wall)} from submission to end")
-    picture = draw(directory)
+    picture = draw(directory, results)
     if picture is not None:
         show(str(picture))
+    if results:
+        target = directory / "report" / "report.html"
+        target.parent.mkdir(exist_ok=True)
+        write_atomic(target, page(report, []))
+        show(str(target))

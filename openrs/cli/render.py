@@ -7,13 +7,16 @@ from typing import Annotated
 
 import typer
 
-from openrs.cli.options import RUNS, ClusterName, ExperimentName, Json, NewRun, Overrides, Runs
+from openrs.cli.options import RUNS, ClusterName, ExperimentName, Json, Overrides, Runs
 
 
 def command(
     exp: ExperimentName,
     cluster: ClusterName,
-    run: NewRun = None,
+    run: Annotated[
+        str | None,
+        typer.Option("--run", metavar="ID", help="Id of the run; RUN stands for one by default.", show_default=False),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(

@@ -43,7 +43,17 @@ def file_schema(kind: Kind) -> dict[str, Any]:
         "$schema": {"type": "string", "description": "Where an editor finds this schema."},
         "extends": {"type": "string", "description": f"Name (or file) of the {kind} that this one changes."},
     }
+    if kind == Kind.EXPERIMENT:
+        _by_name(schema["$defs"])
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _by_name(definitions: dict[str, Any]) -> None:
+    """A benchmark may be a name or a file, or start from one."""
+    named = {"type": "string", "description": "Name of a shipped benchmark, or a YAML file with one."}
+    entries = definitions["Evaluation"]["properties"]["benchmarks"]
+    entries["items"] = {"anyOf": [named, entries["items"]]}
+    definitions["Benchmark"]["properties"]["extends"] = {**named, "description": "What this entry changes."}
 
 
 def _relax(part: Any) -> None:

@@ -20,6 +20,14 @@ def command(
         bool,
         typer.Option("--watch", help="Show progress until the run has ended, then its results.", show_default=False),
     ] = False,
+    as_they_land: Annotated[
+        bool,
+        typer.Option(
+            "--as-they-land",
+            help="Evaluate each checkpoint when it is there, not after training.",
+            show_default=False,
+        ),
+    ] = False,
     overrides: Overrides = None,
     runs: Runs = RUNS,
     json: Json = False,
@@ -35,7 +43,7 @@ def command(
 
     experiment = load_experiment(exp, overrides)
     asked = Asked(experiment=_lasting_name(exp), overrides=overrides or [])
-    record = launch.submit(experiment, load_cluster(cluster), runs, run, asked)
+    record = launch.submit(experiment, load_cluster(cluster), runs, run, asked, as_they_land)
     if json:
         print_json(sent(record))
     else:
@@ -44,7 +52,11 @@ def command(
         from openrs.cli.progress import watch_run
 
         # With --json, standard output holds the JSON and nothing else.
-        raise typer.Exit(watch_run(record, show=say if json else print))
+        raise typer.Exit(watch_run(record, runs, show=say if json else print))
+    if as_they_land:
+        say(
+            f"openrs: where the nodes cannot send jobs, `openrs watch {record.run}` sends a checkpoint's cells when it lands"
+        )
     say(f"openrs: `openrs status {record.run}` and `openrs logs {record.run} -f` show how it goes")
 
 

@@ -10,8 +10,9 @@ from openrs.cli.options import RUNS, RunName, Runs
 def command(run: RunName, runs: Runs = RUNS) -> None:
     """Show a run's progress until it has ended, then its results.
 
-    On Kubernetes it also lets the evaluation begin when training is complete (profiles with release = "watch" need it for
-    that), and copies the run's files here at the end. Ctrl-C stops the watching, not the run.
+    Of a run that was sent with --as-they-land, it sends each checkpoint's cells when the checkpoint is there. On Kubernetes it
+    also lets the evaluation begin when training is complete (profiles with release = "watch" need it for that), and copies
+    the run's files here at the end. Ctrl-C stops the watching, not the run.
     """
     from openrs.cli.progress import watch_run
     from openrs.errors import OpenRSError
@@ -20,4 +21,4 @@ def command(run: RunName, runs: Runs = RUNS) -> None:
     record = load(runs, run)
     if not record.submissions:
         raise OpenRSError(f"run {run}: nothing of it has been sent; `openrs resume {run}` sends it")
-    raise typer.Exit(watch_run(record, show=print))
+    raise typer.Exit(watch_run(record, runs, show=print))

@@ -15,30 +15,32 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from openrs.data.load import commit, hub_problem, load
+from openrs.data.load import commit, data_of, hub_problem, load
 from openrs.errors import BadInput, OpenRSError
 from openrs.spec.canonical import pretty
 from openrs.spec.cluster import Cluster
-from openrs.spec.experiment import Experiment, HubModel
+from openrs.spec.experiment import Spec
 from openrs.spec.load import PACKAGE
-from openrs.stage import read
+from openrs.spec.parts import HubModel
+from openrs.stage import read_spec
 from openrs.worker.exits import CONFIGURATION, DONE
 
 MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 """Weights as safetensors, configuration, tokenizer: not the same weights again in other formats."""
 
 
-def fetch(experiment: Experiment) -> Iterator[dict[str, Any]]:
+def fetch(spec: Spec) -> Iterator[dict[str, Any]]:
     """Fetches one thing after the other; says of each what it is, its commit, and the seconds that it took.
 
     What is in the cache already is not downloaded again. Raises BadInput for what the Hub does not give out, and for
     data without the columns that the spec names.
     """
-    if isinstance(experiment.model, HubModel):
-        yield _timed("model", experiment.model.name, experiment.model.revision, _model, experiment.model)
-    seen: set[tuple[str, str, str]] = set()
-    for data in [experiment.data, *(benchmark.data for benchmark in experiment.evaluation.benchmarks)]:
-        if data.type == "hub" and (key := (data.name, data.revision, data.split)) not in seen:
+    for model in spec.models:
+        if isinstance(model, HubModel):
+            yield _timed("model", model.name, model.revision, _model, model)
+    seen: set[tuple[str, str, str | None, str]] = set()
+    for data in data_of(spec):
+        if data.type == "hub" and (key := (data.name, data.revision, data.subset, data.split)) not in seen:
             seen.add(key)
             yield _timed("data", data.name, data.revision, _data, data)
 
@@ -75,16 +77,16 @@ def _data(data: Any) -> dict[str, Any]:
     return {"commit": commit(data), "rows": rows}
 
 
-def in_environment_of(cluster: Cluster, experiment: Experiment) -> Iterator[dict[str, Any]]:
+def in_environment_of(cluster: Cluster, spec: Spec) -> Iterator[dict[str, Any]]:
     """`fetch` in the environment of the cluster's jobs, on this machine. Raises BadInput, OpenRSError."""
-    environment = {**os.environ, **cluster.environment, **experiment.environment, "HF_HUB_OFFLINE": "0"}
+    environment = {**os.environ, **cluster.environment, **spec.environment, "HF_HUB_OFFLINE": "0"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PACKAGE.parent), environment.get("PYTHONPATH")]))
     python = cluster.python or sys.executable
     with tempfile.TemporaryDirectory() as directory:
-        spec = Path(directory) / "spec.json"
-        spec.write_text(pretty(experiment))
+        path = Path(directory) / "spec.json"
+        path.write_text(pretty(spec))
         script = "\n".join(["set -e", *cluster.setup, 'exec "$@"'])
-        command = ["bash", "-c", script, "openrs", python, "-m", "openrs.data.fetch", str(spec)]
+        command = ["bash", "-c", script, "openrs", python, "-m", "openrs.data.fetch", str(path)]
         with (Path(directory) / "errors").open("w+") as errors:
             process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True)
             assert process.stdout is not None
@@ -104,7 +106,7 @@ def main(arguments: list[str]) -> int:
     try:
         if len(arguments) != 1:
             raise BadInput("usage: python -m openrs.data.fetch SPEC.json")
-        for line in fetch(read(Experiment, Path(arguments[0]))):
+        for line in fetch(read_spec(Path(arguments[0]))):
             print(json.dumps(line), flush=True)
     except OpenRSError as error:
         print(f"openrs: {' '.join(str(error).split())}", file=sys.stderr)

@@ -12,18 +12,24 @@ from typing import Any
 from openrs.data import sums
 from openrs.errors import BadInput
 from openrs.spec.canonical import canonical
-from openrs.spec.experiment import Data, Experiment, HubData, HubModel, JsonlData, Model
+from openrs.spec.experiment import Experiment, Spec
 from openrs.spec.explain import nearest
 from openrs.spec.load import PACKAGE
+from openrs.spec.parts import Data, HubData, HubModel, JsonlData, Model
 
 INSIDE_PACKAGE = "openrs:"
+
+GATED = "the Hub gives it only to those who asked; accept its terms and set HF_TOKEN"
+NO_REVISION = "no such revision on the Hub"
+NO_REPOSITORY = "no such repository on the Hub, or it is private; check the name or set HF_TOKEN"
 
 
 def load(data: Data) -> list[dict[str, str]]:
     r"""The problems of a data set, in its order: `[{"problem": …, "answer": …}]`, both never empty.
 
     An answer that is a whole solution is passed on as it is (the verifier finds its `\boxed{}`). A list of one answer
-    is that answer. Raises BadInput where the file, the column or the rows are not there.
+    is that answer. Wrong answers of a multiple choice follow as `wrong-1` and so on. Raises BadInput where the file, the
+    column or the rows are not there, or the file is not the one that the spec means.
     """
     if data.type == "sums":
         try:
@@ -75,11 +81,16 @@ def model_path(model: Model) -> tuple[str, str | None]:
     return str(path), None
 
 
-def wanted(experiment: Experiment) -> list[str]:
+def from_hub(spec: Spec) -> list[str]:
     """Names of what a spec takes from the Hub; empty where it needs no fetching."""
-    items: list[HubModel | Data] = [experiment.model] if isinstance(experiment.model, HubModel) else []
-    items += [experiment.data, *(benchmark.data for benchmark in experiment.evaluation.benchmarks)]
+    items: list[Model | Data] = [*spec.models, *data_of(spec)]
     return list(dict.fromkeys(item.name for item in items if item.type == "hub"))
+
+
+def data_of(spec: Spec) -> list[Data]:
+    """The data sets of a spec: the training problems, if it trains, and its benchmarks'."""
+    training = [spec.data] if isinstance(spec, Experiment) else []
+    return [*training, *(benchmark.data for benchmark in spec.evaluation.benchmarks)]
 
 
 def commit(item: HubModel | HubData) -> str | None:
@@ -107,11 +118,11 @@ def hub_problem(error: Exception, what: str) -> BadInput | None:
     chain: BaseException | None = error
     while chain is not None:
         if isinstance(chain, errors.GatedRepoError):
-            return BadInput(f"{what}: the Hub gives it only to those who asked; accept its terms and set HF_TOKEN")
+            return BadInput(f"{what}: {GATED}")
         if isinstance(chain, errors.RevisionNotFoundError):
-            return BadInput(f"{what}: no such revision on the Hub")
+            return BadInput(f"{what}: {NO_REVISION}")
         if isinstance(chain, errors.RepositoryNotFoundError):
-            return BadInput(f"{what}: no such repository on the Hub, or it is private; check the name or set HF_TOKEN")
+            return BadInput(f"{what}: {NO_REPOSITORY}")
         offline = constants.HF_HUB_OFFLINE and isinstance(
             chain, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)
         )
@@ -130,18 +141,28 @@ def _hub_rows(data: HubData) -> Iterable[dict[str, Any]]:
     datasets.disable_progress_bars()
     what = f"data set {data.name} at {data.revision}"
     try:
-        dataset = datasets.load_dataset(data.name, revision=data.revision, split=data.split)
+        dataset = datasets.load_dataset(data.name, data.subset, revision=data.revision, split=data.split)
     except Exception as error:
         if isinstance(error, ValueError) and "split" in str(error).lower():
             raise BadInput(f"{what}: has no split {data.split!r} ({' '.join(str(error).split())[:200]})") from None
-        problem = hub_problem(error, what)
+        problem = hub_problem(error, what) or _not_found(error, what)
         if problem:
             raise problem from None
         raise
     return islice(dataset, data.limit)
 
 
+def _not_found(error: Exception, what: str) -> BadInput | None:
+    """The line for what datasets 3.4.1 does not find. The Hub's error is no cause of its own: only the words are left."""
+    if type(error).__name__ != "DatasetNotFoundError":
+        return None
+    if "gated" in str(error):
+        return BadInput(f"{what}: {GATED}")
+    return BadInput(f"{what}: {NO_REVISION if 'Revision' in str(error) else NO_REPOSITORY}")
+
+
 def _jsonl_rows(data: JsonlData) -> Iterable[dict[str, Any]]:
+    _check_content(data)
     rows: list[dict[str, Any]] = []
     try:
         with open(data.path, encoding="utf-8") as file:
@@ -163,9 +184,26 @@ def _jsonl_rows(data: JsonlData) -> Iterable[dict[str, Any]]:
     return rows
 
 
+def _check_content(data: JsonlData) -> None:
+    """Raises BadInput where the file is another one than when the spec was resolved."""
+    if data.sha256 is None:
+        return
+    try:
+        with open(data.path, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BadInput(f"{data.path}: cannot be read ({error.strerror})") from None
+    if found != data.sha256:
+        raise BadInput(
+            f"{data.path}: its content has changed: sha256 {found[:12]}…, and this run was sent with {data.sha256[:12]}…; "
+            f"put that file back, or send a new run, whose results will not be mixed with these"
+        )
+
+
 def _problem(row: dict[str, Any], data: HubData | JsonlData, where: str) -> dict[str, str]:
     found = {}
-    for role, column in [("problem", data.problem), ("answer", data.answer)]:
+    wrong = [(f"wrong-{number}", column) for number, column in enumerate(data.choices, start=1)]
+    for role, column in [("problem", data.problem), ("answer", data.answer), *wrong]:
         if column not in row:
             columns = ", ".join(sorted(row)) or "none"
             raise BadInput(f"{where}: no column {column!r} for the {role}{nearest(column, row)}; it has {columns}")

@@ -15,7 +15,7 @@ from openrs.errors import BadInput, OpenRSError
 from openrs.plan import Plan, Stage
 from openrs.spec.canonical import canonical, pretty
 from openrs.spec.cluster import Cluster
-from openrs.spec.experiment import Experiment
+from openrs.spec.experiment import Spec
 from openrs.stage import Cell, CellsFile, StageFile
 
 FORGOTTEN = "does not know it any more"
@@ -78,6 +78,10 @@ class NodeAway(OpenRSError):
     """The scheduler answers, but not the node that holds what was asked for."""
 
 
+class LogGone(OpenRSError):
+    """What was asked for is not there any more, though it may just have been listed."""
+
+
 @dataclass(frozen=True)
 class PodLog:
     """The output of one container."""
@@ -91,7 +95,7 @@ class PodLog:
     running: bool
     read: Callable[[str | None], str]
     """Fetches what was printed since a time (RFC 3339; everything without one), each line behind its time and a space.
-    Raises OpenRSError, and NodeAway."""
+    Raises OpenRSError, NodeAway and LogGone."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ class Engine(Protocol):
 
     cluster: Cluster
 
-    def render(self, experiment: Experiment, plan: Plan, place: Place) -> Artifacts:
+    def render(self, experiment: Spec, plan: Plan, place: Place) -> Artifacts:
         """The artefacts of `plan`. Pure: same input, same bytes, nothing touched. Raises BadInput."""
 
     def submit(self, artifacts: Artifacts) -> dict[str, str]:
@@ -172,7 +176,7 @@ def is_remote(cluster: Cluster) -> bool:
     return isinstance(engine_for(cluster), RemoteEngine)
 
 
-def stage_file(experiment: Experiment, plan: Plan, stage: Stage, place: Place, cluster: Cluster) -> StageFile:
+def stage_file(experiment: Spec, plan: Plan, stage: Stage, place: Place, cluster: Cluster) -> StageFile:
     """What the jobs of `stage` are told, the same on every engine."""
     recovery = experiment.recovery
     return StageFile(
@@ -209,7 +213,7 @@ def check_shell(lines: list[str]) -> None:
         raise BadInput(f"setup: not valid shell ({words[0].removeprefix('bash: ') if words else 'bash -n refuses it'})")
 
 
-def common_files(experiment: Experiment, plan: Plan, place: Place, cluster: Cluster) -> dict[str, str]:
+def common_files(experiment: Spec, plan: Plan, place: Place, cluster: Cluster) -> dict[str, str]:
     """The artefacts that every engine sends: the spec, and each stage's `stage.json` and `cells.json`."""
     files = {"spec.json": pretty(experiment)}
     for stage in plan.stages:

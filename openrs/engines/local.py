@@ -15,7 +15,7 @@ from openrs.plan import Plan
 from openrs.runs.files import read_object, tail
 from openrs.runs.lease import start_ticks
 from openrs.spec.cluster import Cluster
-from openrs.spec.experiment import Experiment
+from openrs.spec.experiment import Spec
 from openrs.worker.exits import DONE, INTERRUPTED
 
 ENDED = "exit.json"
@@ -31,7 +31,7 @@ class LocalEngine:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
 
-    def render(self, experiment: Experiment, plan: Plan, place: Place) -> Artifacts:
+    def render(self, experiment: Spec, plan: Plan, place: Place) -> Artifacts:
         """Spec, stage files, and for each stage the command that runs it."""
         check_shell(self.cluster.setup)
         files = common_files(experiment, plan, place, self.cluster)

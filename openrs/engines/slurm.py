@@ -18,7 +18,7 @@ from openrs.errors import BadInput
 from openrs.plan import Plan, Stage
 from openrs.resources import template
 from openrs.spec.cluster import Cluster
-from openrs.spec.experiment import Experiment
+from openrs.spec.experiment import Spec
 
 EXPORTED = ("HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG")
 """Variables of the submitter that a job gets. No more: Slurm's accounting may store a job's environment."""
@@ -32,7 +32,7 @@ class SlurmEngine:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
 
-    def render(self, experiment: Experiment, plan: Plan, place: Place) -> Artifacts:
+    def render(self, experiment: Spec, plan: Plan, place: Place) -> Artifacts:
         """Spec, stage files, cells files and one job script a stage."""
         for name, reference in experiment.secrets.items():
             if not reference.startswith("file:"):

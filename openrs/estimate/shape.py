@@ -10,7 +10,7 @@ from typing import Any
 from openrs.data.load import model_path
 from openrs.errors import BadInput
 from openrs.runs.files import read_object
-from openrs.spec.experiment import HubModel, Model
+from openrs.spec.parts import HubModel, Model
 
 KNOWN: dict[str, dict[str, Any]] = {
     # The paper's model, so that its experiments can be planned before it is fetched: its config.json, abridged.

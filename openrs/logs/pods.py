@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from openrs.engines import Job, NodeAway, PodLog, RemoteEngine
+from openrs.engines import Job, LogGone, NodeAway, PodLog, RemoteEngine
 from openrs.errors import BadInput, OpenRSError
 from openrs.logs import Log, Logs, no_attempt
 from openrs.logs.files import Files
@@ -37,6 +37,8 @@ class Pod:
         """Whether all of it was read."""
         self.trouble = ""
         """Why it cannot be read, though the server answers."""
+        self.gone = False
+        """Whether it went before all of it was read."""
         self._since: datetime | None = None
         self._seen: Counter[bytes] = Counter()
         """Lines from then on that were read, with their times."""
@@ -45,7 +47,7 @@ class Pod:
     @property
     def unread(self) -> bool:
         """Whether nothing of it could be read."""
-        return bool(self.trouble) and self._since is None
+        return (bool(self.trouble) or self.gone) and self._since is None
 
     @property
     def name(self) -> str:
@@ -69,6 +71,9 @@ class Pod:
             content = self.pod.read(f"{self._since:%Y-%m-%dT%H:%M:%SZ}" if self._since else None).encode()
         except NodeAway as error:
             self.trouble = str(error)
+            return
+        except LogGone:
+            self.gone = True
             return
         if self.pod.running:
             content = content[: content.rfind(b"\n") + 1]  # the rest of the last line is still to come
@@ -178,7 +183,8 @@ class Pods:
 
     def _notes(self, there: list[Pod]) -> list[str]:
         pull = f"`openrs pull {self._record.run}` copies what it wrote"
-        gone = [pod for pod in self._pods.values() if pod.begun and not pod.whole and pod not in there]
+        lost = [pod for pod in self._pods.values() if pod.begun and not pod.whole]
+        gone = [pod for pod in lost if pod.gone or pod not in there]
         return [f"pod {pod.pod.name} is gone, and what it printed last with it; {pull}" for pod in gone] + [
             f"{pod.trouble}; {pull}" for pod in there if pod.trouble
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from openrs.spec.explain import nearest
 from openrs.spec.paths import shortened
 
 EXAMPLE = "example:"
+NO_BASE = "the base model"
 RELEASED = {"exp1": ("Open-RS1", 100), "exp2": ("Open-RS2", 50), "exp3": ("Open-RS3", 50)}
 """Experiment → the paper's model, and the step that it released."""
 
@@ -167,10 +168,12 @@ def _part(source: Source, given: Baseline | None, checkpoint: str | None, pool: 
     found = _read(source)
     measured = measure(found.cells, pool)
     history = read_history(source.directory) if source.directory else History()
+    if history.untrained:  # models as they are: none of them is the others' base
+        measured = [replace(one, label=one.model or one.checkpoint) for one in measured]
     imported = source.directory is None or (source.directory / MARKER).is_file()
     missing = [*found.aside, *([] if imported else history.missing)]
     chosen, how = _chosen(measured, source, checkpoint)
-    name, base = given or _own(measured, source)
+    name, base = given or ((NO_BASE, {}) if history.untrained else _own(measured, source))
     lookup = {
         one.benchmark: base[key]
         for one in measured
@@ -180,7 +183,8 @@ def _part(source: Source, given: Baseline | None, checkpoint: str | None, pool: 
     if not measured:
         missing.append("no finished evaluation cell: nothing can be said about accuracy")
     elif not base:
-        missing.append("no baseline: the base model was not evaluated; --baseline names a run or a published model")
+        why = "" if history.untrained else "the base model was not evaluated; "
+        missing.append(f"no baseline: {why}--baseline names a run or a published model")
     if measured and not any(one.outcomes is not None for one in measured):
         missing.append(
             "no cell holds outcomes by problem: comparisons are of independent shares, which is conservative"
@@ -228,7 +232,7 @@ def _own(measured: list[Measured], source: Source) -> Baseline:
         return "the base model", _by_benchmark(rows)
     if source.directory is None:
         return "the base model as others evaluated it", _published(BASE)
-    return "the base model", {}
+    return NO_BASE, {}
 
 
 def _chosen(measured: list[Measured], source: Source, checkpoint: str | None) -> tuple[list[Measured], str]:

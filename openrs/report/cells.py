@@ -42,6 +42,7 @@ class CellResult:
     """Fingerprint of the problems."""
     hardware: str | None
     model: str | None
+    """Its name, with the revision where there is one."""
     facts: dict[str, Any]
     """The rest of the file that a report shows."""
 
@@ -128,9 +129,16 @@ def cell(content: Any, run: str) -> CellResult | str:
         shares,
         data.get("sha256"),
         hardware if isinstance(hardware, str) else None,
-        model.get("name") if isinstance(model.get("name"), str) else None,
+        _named(model),
         {name: content[name] for name in SHOWN if content.get(name) is not None},
     )
+
+
+def _named(model: dict[str, Any]) -> str | None:
+    name, revision = model.get("name"), model.get("revision")
+    if not isinstance(name, str):
+        return None
+    return f"{name} at {revision[:12]}" if isinstance(revision, str) and revision else name
 
 
 def _mapping(value: Any) -> dict[str, Any]:

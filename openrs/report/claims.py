@@ -49,7 +49,7 @@ def ledger(ours: Sequence[Score] = ()) -> list[Claim]:
     import yaml
 
     table = [_level(score, ours) for score in paper_scores()]
-    others = [_other(entry, ours) for entry in yaml.safe_load((HERE / "claims.yaml").read_text())]
+    others = [_other(entry, ours) for entry in yaml.safe_load((HERE / "claims.yaml").read_text(encoding="utf-8"))]
     return [*others, *table, *_averages()]
 
 

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from openrs.report.table import Result, read_results
+from openrs.report.measure import Measured
 from openrs.runs.files import read_lines, write_atomic
 
 SCORED, TREND = "#9db8d2", "#1f4e79"
 HELD_OUT = ("#c8501e", "#3a7d44", "#7b4fa3", "#a08000", "#444444")
 
 
-def draw(directory: Path) -> Path | None:
-    """Writes `report/reward.png` from `metrics.jsonl` and the finished cells; None where no step has been trained."""
+def draw(directory: Path, results: Sequence[Measured]) -> Path | None:
+    """Writes `report/reward.png` from `metrics.jsonl` and the results; None where no step has been trained."""
     # A step that was repeated after a crash has several lines: the last one is the one that counted.
     steps = {
         line["step"]: line
@@ -27,7 +27,7 @@ def draw(directory: Path) -> Path | None:
     lines = [steps[step] for step in sorted(steps)]
     target = directory / "report" / "reward.png"
     target.parent.mkdir(exist_ok=True)
-    write_atomic(target, _png(directory.name, lines, read_results(directory)))
+    write_atomic(target, _png(directory.name, lines, results))
     return target
 
 
@@ -38,7 +38,7 @@ def moving_average(values: Sequence[float], window: int) -> list[float]:
     return [sum(part) / len(part) for part in parts]
 
 
-def _png(title: str, lines: list[dict[str, Any]], results: list[Result]) -> bytes:
+def _png(title: str, lines: list[dict[str, Any]], results: Sequence[Measured]) -> bytes:
     from matplotlib.figure import Figure
 
     with_accuracy = [line for line in lines if (line.get("rewards") or {}).get("accuracy") is not None]
@@ -61,12 +61,12 @@ def _png(title: str, lines: list[dict[str, Any]], results: list[Result]) -> byte
         for color, benchmark in zip(HELD_OUT, dict.fromkeys(result.benchmark for result in results), strict=False):
             found = [result for result in results if result.benchmark == benchmark]
             errors = [
-                [max(0.0, result.score - result.low) for result in found],
-                [max(0.0, result.high - result.score) for result in found],
+                [max(0.0, result.mean - result.new.low) for result in found],
+                [max(0.0, result.new.high - result.mean) for result in found],
             ]
             axes[1].errorbar(
                 [result.step or 0 for result in found],
-                [result.score for result in found],
+                [result.mean for result in found],
                 yerr=errors,
                 fmt="o",
                 color=color,

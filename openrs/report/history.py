@@ -67,6 +67,11 @@ class History:
     missing: list[str] = field(default_factory=list)
 
     @property
+    def untrained(self) -> bool:
+        """Whether the run only evaluates models as they are."""
+        return self.spec is not None and self.spec.get("kind") == "evaluation"
+
+    @property
     def gpu_hours(self) -> float:
         """Of all attempts."""
         return sum(attempt.hours for attempt in self.attempts)
@@ -90,13 +95,13 @@ def read_history(directory: Path) -> History:
     trained = [attempt for attempt in history.attempts if attempt.stage == "train"]
     history.waited = sum(max(0.0, b.start - a.end) for a, b in pairwise(trained))
     history.completions = _completions(directory)
-    if history.spec is not None:
+    if history.spec is not None and not history.untrained:
         history.reference, history.differences = differences(history.spec)
     for there, what in (
         (history.spec, "spec.json: what the run was sent with"),
         (history.lock, "lock.json: code, packages and hardware"),
         (history.attempts, "the ledger: attempts, time and cost"),
-        (lines, "metrics.jsonl: training curves"),
+        (lines or history.untrained, "metrics.jsonl: training curves"),
     ):
         if not there:
             history.missing.append(f"{what} is not there")

@@ -39,6 +39,8 @@ class Measured:
     these: st.Interval
     new: st.Interval
     facts: dict[str, Any]
+    label: str | None = None
+    """What to call a model of which no base model is known."""
 
     @property
     def title(self) -> str:
@@ -48,6 +50,8 @@ class Measured:
     @property
     def name(self) -> str:
         """`step 50` or `base model`, with the series where it is not the run."""
+        if self.label is not None:
+            return self.label
         what = "base model" if self.step is None else f"step {self.step}"
         if self.step is None and not self.checkpoint.startswith("rev-"):
             what = self.checkpoint
@@ -179,6 +183,12 @@ def _facts(group: list[CellResult]) -> dict[str, Any]:
         known = [cell.facts[name] for cell in group if isinstance(cell.facts.get(name), (int, float))]
         if known:
             facts[name] = sum(known) / len(known)
+    reasoned = [(cell.facts.get("reasoned"), cell.facts.get("reasoned_accuracy")) for cell in group]
+    right = [(share, accuracy) for share, accuracy in reasoned if accuracy is not None and share]
+    if right:  # of all answers that were reasoned, whichever seed they are of
+        facts["reasoned_accuracy"] = sum(share * accuracy for share, accuracy in right) / sum(
+            share for share, _ in right
+        )
     seconds = [cell.facts["seconds"] for cell in group if isinstance(cell.facts.get("seconds"), (int, float))]
     if seconds:
         facts["seconds"] = sum(seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,12 +33,24 @@ SAMPLE = 1500
 """Characters of a completion that are shown."""
 
 
+def unbroken(value: Any) -> Any:
+    """Text in which no line ends within `95 %` or `−10.5 … 13.1`; what is HTML already stays as it is."""
+    if not isinstance(value, str) or hasattr(value, "__html__"):
+        return value
+    return re.sub(r"(?<=[0-9]) (?=[%…])|(?<=…) (?=[0-9−])", "\u00a0", value)
+
+
 def page(report: Report, claims: Sequence[Claim] = ()) -> str:
     """The page."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=unbroken,
     )
     parts = [_part(part, number) for number, part in enumerate(report.parts, start=1)]
     names = ", ".join(part.name for part in report.parts)
@@ -46,7 +59,7 @@ def page(report: Report, claims: Sequence[Claim] = ()) -> str:
         title=_title(report),
         subtitle=f"Made from {names or 'published numbers'} by openrs {__version__}"
         + ("; results of different hardware are pooled, as asked for" if report.pooled else ""),
-        style=(HERE / "page.css").read_text(),
+        style=(HERE / "page.css").read_text(encoding="utf-8"),
         parts=parts,
         claims=claims_table(claims) if claims else None,
         method=METHOD,

@@ -34,7 +34,7 @@ def published() -> dict[str, Any]:
     """`published.yaml`."""
     import yaml
 
-    content: dict[str, Any] = yaml.safe_load((HERE / "published.yaml").read_text())
+    content: dict[str, Any] = yaml.safe_load((HERE / "published.yaml").read_text(encoding="utf-8"))
     return content
 
 

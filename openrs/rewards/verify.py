@@ -6,6 +6,7 @@ to this process's pool of workers. May be called from any thread.
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Self
@@ -18,6 +19,7 @@ from openrs.rewards.verifier.grade import Rule
 from openrs.rewards.verifier.pool import Pair, Verdict
 
 _tally: Counter[str] = Counter()
+_tally_lock = threading.Lock()
 
 
 class JudgedSpec(RewardSpec):
@@ -66,9 +68,10 @@ def judge(
     asked = (run or pool.shared().judge)(list(pairs)) if pairs else []
     for indices, verdict in zip(pairs.values(), asked, strict=True):
         verdicts |= dict.fromkeys(indices, verdict)
-    _tally["judged"] += len(verdicts)
-    _tally["unscorable"] += sum(verdict.correct is None for verdict in verdicts.values())
-    _tally["over_limit"] += sum(verdict.limit is not None for verdict in verdicts.values())
+    unscorable = sum(verdict.correct is None for verdict in verdicts.values())
+    over_limit = sum(verdict.limit is not None for verdict in verdicts.values())
+    with _tally_lock:
+        _tally.update(judged=len(verdicts), unscorable=unscorable, over_limit=over_limit)
     return [verdicts[index] for index in range(len(verdicts))]
 
 
@@ -77,9 +80,10 @@ def take_tally() -> dict[str, float]:
 
     `unscorable`: the gold answer cannot be read. `over_limit`: given up for time or memory.
     """
-    judged = _tally["judged"]
-    shares = {name: _tally[name] / judged for name in ("unscorable", "over_limit")} if judged else {}
-    _tally.clear()
+    with _tally_lock:
+        judged = _tally["judged"]
+        shares = {name: _tally[name] / judged for name in ("unscorable", "over_limit")} if judged else {}
+        _tally.clear()
     return shares
 
 
@@ -87,7 +91,7 @@ def _pair(gold: str, completion: str, rule: Rule) -> Pair | Verdict:
     """What the pool has to compare, or the verdict where there is nothing to compare."""
     if rule not in ("math-verify", "strict"):
         return Pair(rule, gold, completion)  # its code looks at all of it
-    wanted, answer = answers.gold(gold), answers.locate(completion, anywhere=rule == "strict")
+    wanted, answer = answers.gold(gold, words=rule == "strict"), answers.locate(completion, anywhere=rule == "strict")
     if not wanted:
         return Verdict(None)
     number = answers.integer(wanted)

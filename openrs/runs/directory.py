@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import json
+import os
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +39,11 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         """Training checkpoints."""
         return self.path / "checkpoints"
+
+    @property
+    def journal(self) -> Path:
+        """What the steps since the checkpoints were trained on."""
+        return self.path / "journal"
 
     def checkpoint(self, step: int) -> Path:
         """The checkpoint of a step; valid only with its manifest."""
@@ -90,11 +99,28 @@ class RunDirectory:
         """Where the reason stands why a cell failed; a later success wins over it."""
         return (self.path / cell.path).with_suffix(".failed.json")
 
-    def write_cell(self, cell: Cell, result: dict[str, Any], *, failed: bool = False) -> None:
-        """Stores a cell's result, or the reason of its failure."""
+    def cell_completions(self, cell: Cell) -> Path:
+        """All completions of a finished cell: JSON lines, compressed by gzip."""
+        return (self.path / cell.path).with_suffix(".completions.jsonl.gz")
+
+    def write_cell(
+        self, cell: Cell, result: dict[str, Any], *, failed: bool = False, completions: Sequence[dict[str, Any]] = ()
+    ) -> None:
+        """Stores a cell's result with its completions, or the reason of its failure.
+
+        A file that stands there and is no finished cell is set aside, as `….json.broken`.
+        """
         target = self.cell_failed(cell) if failed else self.path / cell.path
         target.parent.mkdir(parents=True, exist_ok=True)
         content = {"schema_version": 1, "state": "failed" if failed else "done", **cell.model_dump(), **result}
+        if completions:
+            lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in completions)
+            packed = gzip.compress(lines.encode(), mtime=0)
+            beside = self.cell_completions(cell)
+            write_atomic(beside, packed)
+            content["completions"] = {"file": beside.name, "sha256": hashlib.sha256(packed).hexdigest()}
+        if not failed and target.exists() and self.cell(cell) is None:
+            os.replace(target, target.with_suffix(".json.broken"))
         write_atomic(target, json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
         if not failed:
             self.cell_failed(cell).unlink(missing_ok=True)

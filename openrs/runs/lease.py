@@ -151,7 +151,7 @@ class Watch:
     """A rank's look at the lease of its supervisor."""
 
     def __init__(self, path: Path, nonce: str, ttl: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._path, self._nonce, self._ttl, self._clock = path, nonce, ttl, clock
+        self._path, self.nonce, self._ttl, self._clock = path, nonce, ttl, clock
         self._seen: dict[str, Any] | None = None
         self._since = clock()
 
@@ -159,7 +159,7 @@ class Watch:
         """Raises LeaseLost if the lease is another's or has not been renewed in time. Call it before every write."""
         content = read_object(self._path)
         if (content is None and not self._path.exists()) or (
-            content is not None and content.get("nonce") != self._nonce
+            content is not None and content.get("nonce") != self.nonce
         ):
             raise LeaseLost(f"the lease {self._path} is another's, or was given back")
         now = self._clock()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
-import importlib.metadata
 import json
 import os
 import platform
 import shutil
 import socket
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +60,21 @@ def source_json(code: Path) -> str:
     return json.dumps(content, indent=2) + "\n"
 
 
+@functools.cache
 def distributions() -> dict[str, str]:
-    """Name → version of everything installed for this Python."""
-    found = {
-        dist.metadata["Name"].lower().replace("_", "-"): dist.version
-        for dist in importlib.metadata.distributions()
-        if dist.metadata["Name"]
-    }
+    """Name → version of everything installed for this Python.
+
+    Read from the names of its `.dist-info` directories (the wheel format has both there), not from the metadata inside:
+    hundreds of files on a busy node take longer than a lease.
+    """
+    found: dict[str, str] = {}
+    for directory in reversed(sys.path):  # what stands first on the path is what is imported
+        with contextlib.suppress(OSError):
+            for name in os.listdir(directory or "."):
+                stem, dot, _ = name.rpartition(".dist-info")
+                distribution, dash, version = stem.partition("-")
+                if dot and dash:
+                    found[distribution.lower().replace("_", "-")] = version
     return dict(sorted(found.items()))
 
 

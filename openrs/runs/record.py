@@ -27,6 +27,14 @@ class SentStage(Strict):
     """Array tasks; none for a single job."""
     cells: list[Cell]
     """What it evaluates."""
+    sizes: list[int] = []
+    """How many of these each task evaluates, in turn; by default one."""
+
+    def task_cells(self, task: int) -> list[Cell]:
+        """What a task evaluates."""
+        sizes = self.sizes or [1] * len(self.cells)
+        start = sum(sizes[:task])
+        return self.cells[start : start + sizes[task]]
 
 
 class Submission(Strict):
@@ -61,6 +69,8 @@ class Record(Strict):
     """The run directory; where the client does not see it, its own, with what was sent and pulled."""
     asked: Asked | None = None
     """What `openrs diff` compares with."""
+    as_they_land: bool = False
+    """The cells of a checkpoint are sent when it is there, not after training."""
     submissions: list[Submission]
 
     def stage_directory(self, submission: int, stage: str) -> Path:

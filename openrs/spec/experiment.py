@@ -4,96 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from openrs.rewards import Reward
-from openrs.spec.base import EnvironmentName, Line, Name, Number, PathLine, Secret, Strict, Text
-
-Positive = Annotated[int, Field(ge=1, le=10**9)]
-Fraction = Annotated[Number, Field(ge=0.0, le=1.0)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-
-
-def _unique(seeds: list[int]) -> list[int]:
-    if len(set(seeds)) != len(seeds):
-        raise ValueError("a seed stands there twice; each one is a cell of its own")
-    return seeds
-
-
-class HubModel(Strict):
-    """A model of the Hugging Face Hub, at a revision."""
-
-    type: Literal["hub"]
-    name: Line
-    """Repository, `organisation/name`."""
-    revision: Line
-    """Commit (40 hex digits) or branch. A branch is resolved when it is loaded, and the commit is recorded."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    """Data type of weights and activations."""
-    attention: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
-    """Attention implementation of transformers."""
-
-
-class PathModel(Strict):
-    """A model directory in Hugging Face format that every node can read."""
-
-    type: Literal["path"]
-    path: PathLine
-    """Directory; relative to the YAML file that names it. `openrs:DIR` is a directory of the installed package."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Data type of weights and activations."""
-    attention: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
-    """Attention implementation of transformers."""
-
-
-Model = Annotated[HubModel | PathModel, Field(discriminator="type")]
-
-
-class HubData(Strict):
-    """A data set of the Hugging Face Hub, at a revision."""
-
-    type: Literal["hub"]
-    name: Line
-    """Repository, `organisation/name`."""
-    revision: Line
-    """Commit or branch; a branch is resolved when it is loaded, and the commit is recorded."""
-    split: Line = "train"
-    """Split of the data set."""
-    problem: Line = "problem"
-    """Column with the question."""
-    answer: Line = "answer"
-    """Column with the gold answer (LaTeX, or a text in which `\\boxed{}` holds it)."""
-    limit: Positive | None = None
-    """Use only so many rows, from the start."""
-
-
-class JsonlData(Strict):
-    """A local JSON Lines file."""
-
-    type: Literal["jsonl"]
-    path: PathLine
-    """File; relative to the YAML file that names it."""
-    problem: Line = "problem"
-    """Column with the question."""
-    answer: Line = "answer"
-    """Column with the gold answer (LaTeX, or a text in which `\\boxed{}` holds it)."""
-    limit: Positive | None = None
-    """Use only so many rows, from the start."""
-
-
-class SumsData(Strict):
-    """Generated problems such as `3+8-2+1=?` (3–5 one-digit terms), from a seed."""
-
-    type: Literal["sums"]
-    split: Literal["train", "held_out"]
-    """The two splits share no problem."""
-    count: Positive
-    """Number of problems."""
-    seed: Seed = 0
-    """Seed of the generator."""
-
-
-Data = Annotated[HubData | JsonlData | SumsData, Field(discriminator="type")]
+from openrs.spec.base import EnvironmentName, Line, Name, Number, Secret, Strict, Text
+from openrs.spec.evaluation import Evaluation, ModelEvaluation
+from openrs.spec.parts import Data, Fraction, Model, Positive, Recovery, Resources, Sampling, Seed
 
 
 class Prompt(Strict):
@@ -156,20 +72,6 @@ class Training(Strict):
     """Completions of each step that are kept in the run directory."""
 
 
-class Sampling(Strict):
-    """How completions are drawn."""
-
-    temperature: Annotated[Number, Field(gt=0.0, le=10.0)]
-    """Sampling temperature; the log-probabilities of training use the same, unless `training.logprob_temperature` is
-    given."""
-    top_p: Annotated[Number, Field(gt=0.0, le=1.0)] = 1.0
-    """Nucleus sampling; 1 is off."""
-    max_prompt_tokens: Positive = 512
-    """Longer prompts lose their beginning."""
-    max_new_tokens: Positive
-    """A completion that is longer is cut there."""
-
-
 class TransformersGeneration(Strict):
     """Completions from the training model itself, on the training ranks: on a CPU, and on GPUs without vLLM."""
 
@@ -193,24 +95,6 @@ class VllmGeneration(Strict):
 Generation = Annotated[TransformersGeneration | VllmGeneration, Field(discriminator="type")]
 
 
-class Resources(Strict):
-    """What one job of a stage needs, on one node."""
-
-    gpus: Annotated[int, Field(ge=0, le=64)] = 0
-    """GPUs."""
-    cpu_ranks: Positive = 1
-    """Training processes where there are no GPUs. Several of them work as several GPUs do (ZeRO-2, over gloo): to try
-    that out on one machine."""
-    gpu_type: Line | None = None
-    """Type of GPU in the scheduler's words, e.g. `a40`; the cluster profile may translate it."""
-    cpus: Positive = 1
-    """CPU cores."""
-    memory_gb: Positive = 4
-    """Main memory in GiB."""
-    minutes: Positive = 60
-    """Longest time of one attempt; a run goes on in the next attempt."""
-
-
 class Wandb(Strict):
     """Metrics to Weights & Biases too, one run there for all attempts. Needs the extra `wandb`."""
 
@@ -226,58 +110,13 @@ class Wandb(Strict):
 class Checkpointing(Strict):
     """Recovery checkpoints: what a run goes on from. They are never evaluated for being there."""
 
-    every_steps: Positive
-    """A recovery checkpoint is written every so many steps."""
+    every_steps: Positive | Literal["auto"]
+    """A recovery checkpoint is written every so many steps; `auto`: as often as loses least (Young–Daly), from what a
+    save costs and how often the run is interrupted."""
+    hours_between_interruptions: Annotated[Number, Field(gt=0.0, le=1e5)] = 12.0
+    """Mean time between interruptions at your site, for `auto`; what the run then meets counts as well."""
     keep: Positive = 2
     """So many of the newest are kept (and those of `evaluation.at_steps`)."""
-
-
-class Recovery(Strict):
-    """How a stage answers to being stopped and to failing."""
-
-    grace_seconds: Annotated[int, Field(ge=1, le=86400)] = 300
-    """Time from the request to stop to the end: a step in progress is left and a checkpoint is written in it."""
-    max_attempts: Positive = 100
-    """Starts of one stage in one submission; then it has failed."""
-    node_fault_retries: Annotated[int, Field(ge=0, le=1000)] = 3
-    """Attempts that may end for a GPU or driver missing on the node before the stage has failed."""
-    stall_factor: Annotated[Number, Field(ge=2.0)] = 20.0
-    """A training rank whose step takes so many times the median step, and at least `stall_minutes`, has failed: it says
-    where it stands and ends."""
-    stall_minutes: Annotated[Number, Field(gt=0.0)] = 60.0
-    """See `stall_factor`; also the limit of the first step."""
-
-
-class Benchmark(Strict):
-    """Sampled accuracy on a set of problems: one cell for each checkpoint and seed."""
-
-    name: Name
-    """Name in paths and tables."""
-    data: Data
-    """The problems. They should share none with the training data."""
-    sampling: Sampling
-    """How answers are drawn; always by sampling."""
-    system: Text | None = None
-    """System message; none by default."""
-    samples_per_problem: Positive = 1
-    """Answers drawn for each problem and seed."""
-    seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_unique)] = [0]
-    """One cell each."""
-    batch: Positive = 256
-    """Completions sampled at once. On a CPU it belongs to the result, since it changes the order of the draws."""
-
-
-class Evaluation(Strict):
-    """Which checkpoints are evaluated, and on what."""
-
-    at_steps: list[Positive] = []
-    """Checkpoints that are kept for good and evaluated."""
-    base: bool = True
-    """Evaluate the base model too."""
-    benchmarks: list[Benchmark] = []
-    """What each of them is evaluated on."""
-    resources: Resources = Resources()
-    """What one evaluation job needs."""
 
 
 class Experiment(Strict):
@@ -322,6 +161,16 @@ class Experiment(Strict):
     """Environment variable → where its value is found."""
 
     @property
+    def models(self) -> list[Model]:
+        """The models as they are that an evaluation may have for its subject: the base model."""
+        return [self.model]
+
+    @property
+    def steps(self) -> int:
+        """Training steps."""
+        return self.training.steps
+
+    @property
     def trainer_ranks(self) -> int:
         """Training processes: one a GPU, less the one that a generation server owns; `cpu_ranks` without GPUs."""
         if self.resources.gpus == 0:
@@ -359,11 +208,6 @@ class Experiment(Strict):
             raise ValueError(
                 f"evaluation.at_steps: step {late[0]} is after the last one, training.steps = {self.training.steps}"
             )
-        if len(set(self.evaluation.at_steps)) != len(self.evaluation.at_steps):
-            raise ValueError("evaluation.at_steps: a step stands there twice")
-        names = [benchmark.name for benchmark in self.evaluation.benchmarks]
-        if len(set(names)) != len(names):
-            raise ValueError("evaluation.benchmarks: two benchmarks have the same name")
         if self.generation.type == "vllm" and self.resources.gpus < 1 + self.has_server:
             least = "2 or more: one is the server's" if self.has_server else "1 or more"
             raise ValueError(
@@ -399,3 +243,7 @@ class Experiment(Strict):
                 f"sampling.max_prompt_tokens + sampling.max_new_tokens = {self.window}"
             )
         return self
+
+
+Spec = Experiment | ModelEvaluation
+"""What a run was sent with."""

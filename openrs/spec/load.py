@@ -2,157 +2,36 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 from openrs.errors import BadInput
+from openrs.spec import benchmarks
 from openrs.spec.base import Strict
 from openrs.spec.cluster import Cluster
+from openrs.spec.evaluation import ModelEvaluation
 from openrs.spec.experiment import Experiment
 from openrs.spec.explain import explain, nearest
 from openrs.spec.paths import expand, shortened
+from openrs.spec.raw import MAX_DEPTH, anchor_paths, merge, parse_yaml, read_yaml
 
 PACKAGE = Path(__file__).resolve().parent.parent
 EXPERIMENTS = PACKAGE / "experiments"
 CLUSTERS = PACKAGE / "clusters"
 
-MAX_BYTES = 1_000_000
-MAX_NODES = 20_000
-MAX_DEPTH = 50
 MAX_EXTENDS = 16
-
-_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def shipped_experiments() -> list[str]:
     """Names of the experiments in the package, sorted."""
     return sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
-
-    Raises BadInput for what cannot be read, is not YAML, is not a mapping, or is made to be huge (aliases of aliases).
-    """
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise BadInput(f"{path}: larger than {MAX_BYTES} bytes, that is no experiment")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: cannot be read ({getattr(error, 'strerror', None) or 'it is not UTF-8'})") from None
-    content = parse_yaml(text, str(path))
-    if not isinstance(content, dict):
-        raise BadInput(f"{path}: an experiment is a mapping of keys to values, this is {type(content).__name__}")
-    return {str(key): value for key, value in content.items()}
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """The value of one YAML document. Raises BadInput for what is not YAML or is made to hurt its reader."""
-    try:
-        _refuse_depth(text, where)
-        loader = _SafeLoader(text)
-        try:
-            node = loader.get_single_node()
-            _refuse_bomb(node, where)
-            _refuse_twice(node)
-            return loader.construct_document(node) if node is not None else None
-        finally:
-            loader.dispose()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = f", line {mark.line + 1}" if mark else ""
-        raise BadInput(f"{where}{line}: not valid YAML ({error.problem})") from None
-    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
-        raise BadInput(f"{where}: not valid YAML ({type(error).__name__})") from None
-
-
-def _refuse_depth(text: str, where: str) -> None:
-    """Libyaml composes nested nodes by recursion in C, where too many of them end the process: count events first."""
-    depth = 0
-    for event in yaml.parse(text, Loader=_SafeLoader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_DEPTH:
-            raise BadInput(f"{where}: nested more than {MAX_DEPTH} levels deep")
-
-
-def _refuse_bomb(root: yaml.Node | None, where: str) -> None:
-    """Aliases make a few lines stand for billions: count what the document would be when written out."""
-    sizes: dict[int, int] = {}
-
-    def size(node: yaml.Node) -> int:
-        if id(node) not in sizes:
-            sizes[id(node)] = MAX_NODES  # an alias that holds itself counts as endless
-            children: list[yaml.Node] = []
-            if isinstance(node, yaml.MappingNode):
-                children = [part for pair in node.value for part in pair]
-            elif isinstance(node, yaml.SequenceNode):
-                children = node.value
-            sizes[id(node)] = min(MAX_NODES, 1 + sum(size(child) for child in children))
-        return sizes[id(node)]
-
-    if root is not None and size(root) >= MAX_NODES:
-        raise BadInput(f"{where}: its aliases expand to more than {MAX_NODES} values")
-
-
-def _refuse_twice(root: yaml.Node | None) -> None:
-    """A key that is written twice in a mapping: YAML would let the last one win. Merged keys (`<<`) may be overridden."""
-    waiting = [root] if root is not None else []
-    known: set[int] = set()
-    while waiting:
-        node = waiting.pop()
-        if id(node) in known:
-            continue
-        known.add(id(node))
-        if isinstance(node, yaml.SequenceNode):
-            waiting += node.value
-        elif isinstance(node, yaml.MappingNode):
-            seen: set[tuple[str, str]] = set()
-            for key, value in node.value:
-                waiting += [key, value]
-                if isinstance(key, yaml.ScalarNode):
-                    if (key.tag, key.value) in seen:
-                        raise yaml.constructor.ConstructorError(
-                            None, None, f"the key {key.value!r} stands there twice", key.start_mark
-                        )
-                    seen.add((key.tag, key.value))
-
-
-def _anchor_paths(value: Any, directory: Path, where: str) -> Any:
-    """Makes every relative `path:` absolute, as seen from the file (or shell) that names it."""
-    if isinstance(value, dict):
-        return {
-            key: _anchored(item, directory, where)
-            if key == "path" and isinstance(item, str)
-            else _anchor_paths(item, directory, where)
-            for key, item in value.items()
-        }
-    if isinstance(value, list):
-        return [_anchor_paths(item, directory, where) for item in value]
-    return value
-
-
-def _anchored(path: str, directory: Path, where: str) -> str:
-    if path.startswith("openrs:"):
-        return path
-    try:
-        return os.path.normpath(directory / expand(path))
-    except ValueError as error:
-        raise BadInput(f"{where}: path {shortened(path)!r}: {error}") from None
-
-
-def merge(base: Any, change: Any) -> Any:
-    """`change` laid over `base`: mappings key by key, everything else whole; a mapping of another `type` is a new one."""
-    if not isinstance(base, dict) or not isinstance(change, dict):
-        return change
-    if "type" in change and change["type"] != base.get("type"):
-        return change
-    return base | {key: merge(base.get(key), value) for key, value in change.items()}
 
 
 def _find(name: str) -> Path:
@@ -188,7 +67,7 @@ def _raw(name: str, relative_to: Path | None = None, trail: tuple[Path, ...] = (
     content = read_yaml(path)
     content.pop("$schema", None)
     parent = content.pop("extends", None)
-    content = _anchor_paths(content, path.parent, str(path))
+    content = anchor_paths(_with_benchmarks(content, path.parent), path.parent, str(path))
     if parent is None:
         return content
     if not isinstance(parent, str):
@@ -212,7 +91,7 @@ def apply_overrides(raw: dict[str, Any], overrides: list[str]) -> dict[str, Any]
         if len(keys) > MAX_DEPTH:
             raise BadInput(f"--set {shortened(key)}: more than {MAX_DEPTH} levels deep")
         value = parse_yaml(text, f"--set {shortened(key)}") if text else ""
-        value = _anchor_paths({keys[-1]: value}, Path.cwd(), f"--set {shortened(key)}")[keys[-1]]
+        value = anchor_paths({keys[-1]: value}, Path.cwd(), f"--set {shortened(key)}")[keys[-1]]
         raw = _set(raw, keys, value, shortened(key))
         if keys[-1] == "type":
             for earlier in done:
@@ -261,10 +140,50 @@ def load_experiment(name: str, overrides: list[str] | None = None) -> Experiment
 
     Raises BadInput.
     """
-    raw = apply_overrides(_raw(name), overrides or [])
+    raw = _with_benchmarks(apply_overrides(_raw(name), overrides or []), Path.cwd())
     if not name.endswith((".yaml", ".yml")) and os.sep not in name:
         raw.setdefault("name", name)
-    return validate(Experiment, raw, f"experiment {name}")
+    return validate(Experiment, with_checksums(raw), f"experiment {name}")
+
+
+def load_evaluation(raw: dict[str, Any], overrides: list[str] | None = None) -> ModelEvaluation:
+    """The evaluation that `raw` says, overrides laid over it. Raises BadInput."""
+    raw = _with_benchmarks(apply_overrides(_with_benchmarks(raw, Path.cwd()), overrides or []), Path.cwd())
+    return validate(ModelEvaluation, with_checksums(raw), "evaluation")
+
+
+def named_benchmarks(names: Sequence[str]) -> list[dict[str, Any]]:
+    """Raw benchmarks: shipped ones, or YAML files. Raises BadInput."""
+    found: list[dict[str, Any]] = with_checksums(benchmarks.expand(list(names), Path.cwd()))
+    twice = next((one["name"] for one in found if [other["name"] for other in found].count(one["name"]) > 1), None)
+    if twice is not None:
+        raise BadInput(f"--benchmarks: {twice} stands there twice")
+    return [dict(one) for one in found]
+
+
+def _with_benchmarks(raw: dict[str, Any], directory: Path) -> dict[str, Any]:
+    """`raw` with its benchmarks as whole mappings; their files are looked for in `directory`."""
+    evaluation = raw.get("evaluation")
+    if not isinstance(evaluation, dict) or "benchmarks" not in evaluation:
+        return raw
+    return {**raw, "evaluation": {**evaluation, "benchmarks": benchmarks.expand(evaluation["benchmarks"], directory)}}
+
+
+def with_checksums(raw: Any) -> Any:
+    """`raw` with the checksum of every JSON Lines file that can be read here and has none yet."""
+    if isinstance(raw, list):
+        return [with_checksums(item) for item in raw]
+    if not isinstance(raw, dict):
+        return raw
+    if raw.get("type") == "jsonl" and isinstance(raw.get("path"), str) and raw.get("sha256") is None:
+        try:
+            if Path(raw["path"]).is_file():
+                with open(raw["path"], "rb") as file:
+                    return {**raw, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        except (OSError, ValueError):
+            pass
+        return raw  # the cluster may see it; where nobody does, loading it says so
+    return {key: with_checksums(value) for key, value in raw.items()}
 
 
 def user_config_files() -> list[Path]:

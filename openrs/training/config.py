@@ -44,7 +44,7 @@ def arguments(experiment: Experiment, output: Path) -> TrainingArguments:
         gradient_checkpointing=training.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
         seed=training.seed,
-        use_cpu=not gpus,
+        use_cpu=not gpus and experiment.trainer_ranks == 1,
         bf16=gpus and dtype == "bfloat16",
         fp16=gpus and dtype == "float16",
         dataloader_pin_memory=gpus,

@@ -6,13 +6,14 @@ import os
 import sys
 from pathlib import Path
 
+from openrs.drill import executioner
 from openrs.errors import BadInput, OpenRSError
 from openrs.runs.directory import RunDirectory
 from openrs.runs.lease import LeaseLost
 from openrs.spec.canonical import sha256
 from openrs.spec.experiment import Experiment
 from openrs.stage import StageFile, read
-from openrs.worker.exits import CONFIGURATION, DONE, INTERRUPTED
+from openrs.worker.exits import CONFIGURATION, DONE, FAILED, INTERRUPTED
 from openrs.worker.rank import Rank
 
 
@@ -40,9 +41,17 @@ def train(stage_path: Path) -> int:
     rank = rank_of_environment()
     if rank.stop_requested():
         return INTERRUPTED
+    executioner.arm(run, rank)
     from openrs.training.session import run_session
 
-    return run_session(stage, experiment, run, rank)
+    try:
+        return run_session(stage, experiment, run, rank)
+    except OSError as error:
+        # Storage that is gone, read-only or over a quota is nobody's defect: one line, and the next attempt may do better.
+        if not str(error.filename or "").startswith(stage.run_dir):
+            raise
+        print(f"openrs: {error.filename}: {error.strerror}; what is complete there stays", file=sys.stderr)
+        return FAILED
 
 
 def read_experiment(stage: StageFile) -> Experiment:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:  # they import torch; a session looks at the metrics file befo
     from openrs.training.rollout import Roller, Rollout
 
 
+VARIES = ("time", "seconds", "phases", "attempt")
+"""Fields of a metrics line that tell of the machine and not of the training: all others are the same in every run."""
+
+
 def cut_metrics(metrics: Path, step: int) -> int:
     """Drops the lines of steps after `step`, which will be done again, and a line that a crash cut. How many stay."""
     if not metrics.exists():

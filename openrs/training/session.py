@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 import os
+import time
+from pathlib import Path
 
 from openrs.data.load import commit, fingerprint, load
 from openrs.errors import BadInput
 from openrs.runs.directory import RunDirectory
+from openrs.runs.files import write_atomic
+from openrs.spec.change import identity
 from openrs.spec.experiment import Experiment
 from openrs.stage import StageFile
-from openrs.training import checkpoint, observe
+from openrs.training import checkpoint, journal, observe
 from openrs.training.generation.waiting import await_server, server_address
 from openrs.training.quiet import quiet
 from openrs.training.stop import StopRequested
 from openrs.worker.exits import DONE, INTERRUPTED
 from openrs.worker.rank import Rank
 
+POLL_SECONDS = 0.05
+
 
 def run_session(stage: StageFile, experiment: Experiment, run: RunDirectory, rank: Rank) -> int:
     """Trains from the newest complete checkpoint to the end (0) or to a stop (75). Raises OpenRSError, LeaseLost."""
     problems = load(experiment.data)
-    found, rejected = checkpoint.newest_valid(run.checkpoints, stage.experiment_hash, rank.world)
+    try:
+        if rank.rank == 0:
+            found, rejected = checkpoint.newest_valid(
+                run.checkpoints, checkpoint.Identity(stage.run, identity(experiment), rank.world)
+            )
+            _begin(experiment, problems, run, rank, found.step if found else 0, rejected)
+            if rank.world > 1:
+                write_atomic(_start_file(rank), str(found.step if found else 0))
+        else:
+            step = _await_start(rank)
+            found = checkpoint.Found(run.checkpoint(step), step) if step else None
+    except StopRequested:
+        return INTERRUPTED
     step = found.step if found else 0
-    if rank.rank == 0:
-        _begin(experiment, problems, run, rank, step, rejected)
     if step < experiment.training.steps:
         try:
             address = _wait_for_server(rank) if experiment.has_server else None
@@ -40,6 +56,21 @@ def run_session(stage: StageFile, experiment: Experiment, run: RunDirectory, ran
     return DONE
 
 
+def _start_file(rank: Rank) -> Path:
+    return rank.stop_flag.with_name(f"start-{rank.attempt}")
+
+
+def _await_start(rank: Rank) -> int:
+    """The step that the first rank goes on from: it alone looks, so that no two see different things."""
+    while True:
+        if rank.stop_requested():
+            raise StopRequested
+        try:
+            return int(_start_file(rank).read_text())
+        except FileNotFoundError:
+            time.sleep(POLL_SECONDS)
+
+
 def _begin(
     experiment: Experiment,
     problems: list[dict[str, str]],
@@ -51,6 +82,9 @@ def _begin(
     rank.check_lease()
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     stale = checkpoint.clean(run.checkpoints)
+    aside = checkpoint.set_aside(run.checkpoints, rejected)
+    journal.clean(run.journal)
+    had = run.progress().get("step", 0)
     observe.cut_metrics(run.metrics, step)
     model, data = experiment.model, experiment.data
     digest = fingerprint(problems)
@@ -64,8 +98,10 @@ def _begin(
         "training",
         attempt=rank.attempt,
         from_step=step,
-        rejected=[entry._asdict() for entry in rejected],
+        had_step=had,
+        rejected=[{"checkpoint": entry.checkpoint, "reason": entry.reason} for entry in rejected],
         removed=stale,
+        set_aside=aside,
         model_commit=commit(model) if model.type == "hub" else None,
         data_commit=commit(data) if data.type == "hub" else None,
         data_sha256=digest,

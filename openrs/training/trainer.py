@@ -14,22 +14,25 @@ import torch
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments, set_seed
 from transformers import Trainer as TransformersTrainer
 
-from openrs.data.load import model_path
+from openrs.data.load import fingerprint, model_path
 from openrs.errors import OpenRSError
 from openrs.runs.directory import RunDirectory
+from openrs.spec.change import identity
 from openrs.spec.experiment import Experiment
 from openrs.stage import StageFile
-from openrs.training import checkpoint, observe
+from openrs.training import checkpoint, observe, phases
 from openrs.training.checks import check_start
 from openrs.training.clock import Clock
 from openrs.training.config import arguments, spare_compiler, training_dtype
 from openrs.training.generation import Generator
 from openrs.training.generation.local import LocalGenerator
+from openrs.training.journal import Journal
 from openrs.training.learner import Learned, Learner
 from openrs.training.model import derived_seed, end_tokens, load_config, load_model, load_tokenizer
+from openrs.training.replay import Replay
 from openrs.training.rollout import Roller, Rollout
 from openrs.training.sampler import StepSampler
-from openrs.training.saving import Saver
+from openrs.training.saving import Saving
 from openrs.training.stop import StopRequested
 from openrs.training.together import any_rank, every_rank
 from openrs.training.tracking import Tracker
@@ -62,17 +65,21 @@ def train(
         spare_compiler()
     args = arguments(experiment, run.checkpoints)
     generator = make_generator(experiment, model, tokenizer, rank, server)
-    saver = Saver(experiment, stage.experiment_hash, run, rank, start.step if start else 0)
+    ours = checkpoint.Identity(stage.run, identity(experiment), rank.world)
+    saving = Saving(experiment, run, rank, ours, start.step if start else 0)
+    replay = Replay(Journal(run.journal, ours, fingerprint(problems), rank), run)
     tracker = None
     if experiment.tracking is not None and rank.rank == 0:
         tracker = Tracker(experiment.tracking, experiment, stage.run, run.path)
-    trainer = Trainer(experiment, problems, run, rank, generator, saver, tracker, args, model, tokenizer)
+    trainer = Trainer(experiment, problems, run, rank, generator, saving, replay, tracker, args, model, tokenizer)
     trainer.watchdog.start()
     try:
         trainer.train(resume_from_checkpoint=str(start.path) if start else None)
     except StopRequested:
-        saver.save_at_stop(trainer)
+        saving.finish(trainer)
         raise
+    else:
+        saving.finish(trainer)
     finally:
         trainer.watchdog.stop()
         if tracker is not None:
@@ -122,15 +129,16 @@ class Trainer(TransformersTrainer):
         run: RunDirectory,
         rank: Rank,
         generator: Generator,
-        saver: Saver,
+        saving: Saving,
+        replay: Replay,
         tracker: Tracker | None,
         args: TrainingArguments,
         model: Any,
         tokenizer: Any,
     ) -> None:
-        self._experiment, self._run, self._rank, self._saver = experiment, run, rank, saver
-        self._tracker = tracker
-        self._start = self._recorded = saver.saved
+        self._experiment, self._run, self._rank = experiment, run, rank
+        self._saving, self._replay, self._tracker = saving, replay, tracker
+        self._start = self._recorded = saving.saved
         self._clock = Clock()
         recovery = experiment.recovery
         self.watchdog = Watchdog(recovery.stall_factor, 60 * recovery.stall_minutes)
@@ -173,6 +181,7 @@ class Trainer(TransformersTrainer):
         rollout = self.rollout(self.state.global_step, rows)
         self._agree_to_stop(rollout is None)
         assert rollout is not None
+        phases.begin(phases.STEP)
         model.train()
         with self._clock.phase("learning"):
             learned = self._learner.learn(self.model, rollout, self.accelerator.autocast, self._backward)
@@ -183,15 +192,24 @@ class Trainer(TransformersTrainer):
     def rollout(self, step: int, rows: list[int]) -> Rollout | None:
         """This rank's completions of a step and their scores; None where it left for a request to stop.
 
-        A journal belongs here: what this returned once for a step may be returned again instead of drawing anew.
+        What an attempt before has drawn for this step is taken from the journal instead.
         """
-        return self._roller.roll(self.model, step, rows)
+        with self._clock.phase("journal"):
+            rollout = self._replay.take(step + 1, rows)
+        if rollout is None:
+            with phases.phase(phases.GENERATION):
+                rollout = self._roller.roll(self.model, step, rows)
+            if rollout is not None:
+                with self._clock.phase("journal"):
+                    self._replay.keep(step + 1, rollout)
+        return rollout
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted: transformers would look for input ids in a batch of row numbers."""
         return 0
 
     def _backward(self, loss: torch.Tensor, last: bool) -> None:
+        self._agree_to_stop(False)  # as often on every rank
         if self.is_deepspeed_enabled:
             self.model_wrapped.set_gradient_accumulation_boundary(last)
             self.model_wrapped.backward(loss, scale_wrt_gas=False)
@@ -229,13 +247,14 @@ class Trainer(TransformersTrainer):
         loss = self._nested_gather(tr_loss).mean().item()
         tr_loss -= tr_loss
         self._record(loss, float(grad_norm))
+        phases.end(phases.STEP)
         if self._dropped >= self._experiment.training.max_dropped_steps:
             raise OpenRSError(
                 f"the loss or the gradient of {self._dropped} steps in a row, up to step {self.state.global_step}, was not finite; "
                 f"lower training.learning_rate or use another model.dtype (training.max_dropped_steps)"
             )
         with self._clock.phase("saving"):
-            self._saver.save_if_due(self)
+            self._saving.after_step(self)
         self.watchdog.beat()
         if self.state.global_step < self._experiment.training.steps:
             self._agree_to_stop(False)

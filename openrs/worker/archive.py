@@ -6,7 +6,7 @@ import sys
 import tarfile
 from pathlib import Path
 
-LEFT_OUT = ("checkpoints", "lease")
+LEFT_OUT = ("checkpoints", "journal", "lease")
 """Directories that are large, or mean nothing elsewhere."""
 
 
@@ -20,7 +20,8 @@ def main() -> int:
         )
         return 1
     with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as archive:
-        for path in sorted(run.rglob("*")):
+        # The spec comes first: it tells whether this is the run that was asked for.
+        for path in sorted(run.rglob("*"), key=lambda path: (path != run / "spec.json", path)):
             inside = path.relative_to(run)
             if path.is_symlink() or not path.is_file() or inside.parts[0] in LEFT_OUT or path.name.startswith("."):
                 continue

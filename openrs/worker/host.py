@@ -9,7 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from openrs.worker.stop import TURN_SECONDS, StopRequest, child_setup
+from openrs.worker.landing import landing
+from openrs.worker.stop import TURN_SECONDS, StopRequest, child_setup, hurry_flag
 
 
 def run_supervisor(stage_path: Path, task: int | None, stop: StopRequest, handle: str) -> int:
@@ -22,13 +23,18 @@ def run_supervisor(stage_path: Path, task: int | None, stop: StopRequest, handle
     stop_file = stage_path.parent / f"stop.{label}{secrets.token_hex(4)}"
     command = [sys.executable, "-m", "openrs.worker", str(stage_path), "--stop-file", str(stop_file)]
     command += [] if task is None else ["--task", str(task)]
+    with landing(stage_path):
+        return _attend(command, stop, stop_file, handle)
+
+
+def _attend(command: list[str], stop: StopRequest, stop_file: Path, handle: str) -> int:
     child = subprocess.Popen(
         command,
         env={**os.environ, "OPENRS_HANDLE": handle},
         stdin=subprocess.DEVNULL,
         preexec_fn=child_setup(os.getpid()),
     )
-    asked = False
+    asked = hurried = False
     try:
         while child.poll() is None:
             if stop and not asked:
@@ -37,10 +43,17 @@ def run_supervisor(stage_path: Path, task: int | None, stop: StopRequest, handle
                     stop_file.touch()
                 except OSError:  # a full disk must not cost the save
                     child.terminate()
+            if stop.hurry and not hurried:
+                hurried = True
+                try:
+                    hurry_flag(stop_file).touch()
+                except OSError:
+                    child.terminate()
             time.sleep(TURN_SECONDS)
     finally:
         if child.poll() is None:
             child.kill()
             child.wait()
         stop_file.unlink(missing_ok=True)
+        hurry_flag(stop_file).unlink(missing_ok=True)
     return child.returncode

@@ -17,6 +17,9 @@ from openrs.errors import BadInput
 from openrs.runs import provenance
 from openrs.runs.directory import RunDirectory
 from openrs.runs.files import write_atomic
+from openrs.spec.canonical import pretty
+from openrs.spec.change import changed, is_harmless
+from openrs.spec.experiment import Experiment
 from openrs.spec.load import PACKAGE
 from openrs.stage import StageFile, read
 from openrs.worker.exits import CONFIGURATION, DONE, FAILED
@@ -65,9 +68,7 @@ def settle(config: Path) -> tuple[StageFile, Path]:
         stage.directory.mkdir(parents=True, exist_ok=True)
         known = run.path / "spec.json"
         if known.exists() and known.read_text(encoding="utf-8") != spec:
-            raise BadInput(
-                f"{run.path} is the directory of another run, with another spec; choose another id with --run, or remove it"
-            )
+            _go_on_with(known, read(Experiment, config / "spec.json"))
         # Other Jobs of the run may do the same at the same time, with the same content.
         told = {known: spec, submission / "spec.json": spec}
         told |= {stage.directory / file.name: file.read_text(encoding="utf-8") for file in config.glob("*.json")}
@@ -82,6 +83,15 @@ def settle(config: Path) -> tuple[StageFile, Path]:
             f"on a volume of the profile that this user may write to"
         ) from None
     return stage, stage.directory / "stage.json"
+
+
+def _go_on_with(known: Path, experiment: Experiment) -> None:
+    """Replaces the spec of the run by one that differs in nothing that a result depends on. Raises BadInput for another."""
+    if not all(is_harmless(field) for field in changed(read(Experiment, known), experiment)):
+        raise BadInput(
+            f"{known.parent} is the directory of another run, with another spec; choose another id with --run, or remove it"
+        )
+    write_atomic(known, pretty(experiment))
 
 
 def _task(stage: StageFile) -> int | None:

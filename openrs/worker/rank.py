@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from openrs.runs.lease import Watch
+from openrs.worker.stop import hurry_flag
 
 
 @dataclass
@@ -38,6 +39,10 @@ class Rank:
     def stop_requested(self) -> bool:
         """Whether the supervisor asks this attempt to end."""
         return self.stop_flag.exists()
+
+    def hurry_requested(self) -> bool:
+        """Whether it asked a second time: there is no time left to save."""
+        return hurry_flag(self.stop_flag).exists()
 
     def check_lease(self) -> None:
         """Raises LeaseLost if another attempt may be writing: call it before every write to the run directory."""

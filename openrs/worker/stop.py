@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,15 @@ STOP_SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 TURN_SECONDS = 0.1
 """Pause of a main loop; a signal's handler runs at once, and the next turn sees what it noted."""
 
+SAME_SECONDS = 2.0
+"""Within so much time after the first, another signal is the same request, which came by another way."""
+
 _PR_SET_PDEATHSIG = 1
+
+
+def hurry_flag(stop_flag: Path) -> Path:
+    """The file beside a file that asks to stop that asks to make haste."""
+    return stop_flag.with_name(f"{stop_flag.name}-now")
 
 
 class StopRequest:
@@ -22,6 +31,8 @@ class StopRequest:
 
     def __init__(self, file: Path | None = None) -> None:
         self._file = file
+        self._since = 0.0
+        self._again = False
         self.reason = ""
 
     def install(self) -> None:
@@ -33,11 +44,25 @@ class StopRequest:
 
     def _note(self, number: int, _frame: object) -> None:
         # A handler interrupts anything: it only notes, the main loop acts.
-        self.reason = self.reason or signal.Signals(number).name
+        self.ask(signal.Signals(number).name)
+
+    def ask(self, reason: str) -> None:
+        """Makes it true, or notes that somebody has asked again."""
+        if not self.reason:
+            self.reason, self._since = reason, time.monotonic()
+        elif time.monotonic() - self._since > SAME_SECONDS:
+            self._again = True
+
+    @property
+    def hurry(self) -> bool:
+        """Whether there was a second request: the end is near, what is not saved yet is left."""
+        if not self._again and self._file is not None and hurry_flag(self._file).exists():
+            self._again = True
+        return self._again
 
     def __bool__(self) -> bool:
         if not self.reason and self._file is not None and self._file.exists():
-            self.reason = "asked by the host"
+            self.ask("asked by the host")
         return bool(self.reason)
 
 

@@ -26,9 +26,12 @@ from openrs.spec.load import PACKAGE
 from openrs.stage import SECRET_PREFIX, CellsFile, StageFile, read
 from openrs.worker.exits import CONFIGURATION, DONE, FAILED, INTERRUPTED
 from openrs.worker.ranks import Ranks, check_packages
-from openrs.worker.stop import TURN_SECONDS, StopRequest
+from openrs.worker.stop import TURN_SECONDS, StopRequest, hurry_flag
 
 NODE_FAULT = "node fault"
+
+HURRY_SECONDS = 5.0
+"""From a second request to stop to the end."""
 
 
 class Supervisor:
@@ -163,6 +166,10 @@ class Supervisor:
                 deadline = time.monotonic() + stage.grace_seconds
                 ranks.stop_flag.touch()
                 self._say(f"stopping ({self._stop.reason}); up to {stage.grace_seconds} s to save")
+            if deadline is not None and self._stop.hurry and not hurry_flag(ranks.stop_flag).exists():
+                hurry_flag(ranks.stop_flag).touch()
+                deadline = min(deadline, time.monotonic() + HURRY_SECONDS)
+                self._say(f"asked again; {HURRY_SECONDS:.0f} s to leave, without saving")
             if None not in codes:
                 return self._verdict(ranks, [code for code in codes if code is not None])
             if any(code not in (None, DONE, INTERRUPTED) for code in codes):
@@ -173,7 +180,7 @@ class Supervisor:
             if deadline is not None and time.monotonic() > deadline:
                 return (
                     INTERRUPTED,
-                    f"killed: it had not stopped {stage.grace_seconds} s after {self._stop.reason}; the newest checkpoint stands",
+                    f"killed: it had not stopped in time after {self._stop.reason}; the newest checkpoint stands",
                 )
             time.sleep(TURN_SECONDS)
 
@@ -184,14 +191,14 @@ class Supervisor:
             if self._stage.wall_seconds is not None and elapsed > self._stage.wall_seconds - min(
                 self._stage.grace_seconds, self._stage.wall_seconds / 2
             ):
-                self._stop.reason = "wall time"
+                self._stop.ask("wall time")
             elif leaving:
-                self._stop.reason = "a rank left"
+                self._stop.ask("a rank left")
             elif time.monotonic() - self._looked > 1:
                 self._looked = time.monotonic()
                 with contextlib.suppress(OSError):  # the file system may not answer for a while: looked at again
                     if self._directory.is_cancelled(self._stage.submission):
-                        self._stop.reason = "cancelled"
+                        self._stop.ask("cancelled")
         return bool(self._stop)
 
     def _verdict(self, ranks: Ranks, codes: list[int]) -> tuple[int, str]:

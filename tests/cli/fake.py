@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from openrs.engines import Artifacts, Job, JobInfo, JobState, NodeAway, Place, PodLog, common_files
+from openrs.engines import Artifacts, Job, JobInfo, JobState, LogGone, NodeAway, Place, PodLog, common_files
 from openrs.errors import OpenRSError
 from openrs.plan import Plan
 from openrs.spec.cluster import Cluster
@@ -26,6 +26,8 @@ class Pod:
     lines: list[tuple[str, str]] = field(default_factory=list)
     away: bool = False
     """Its node does not answer."""
+    gone: bool = False
+    """It was listed a moment ago, and went before it was read."""
     reads: list[str | None] = field(default_factory=list)
     """What `read` was asked for."""
 
@@ -33,6 +35,8 @@ class Pod:
         self.reads.append(since)
         if self.away:
             raise NodeAway(f"pod {self.name}: its node does not answer (no route to host)")
+        if self.gone:
+            raise LogGone(f"pod {self.name} is gone")
         # Like a kubelet: times of nanoseconds, and `since` in whole seconds.
         return "".join(f"{time} {line}\n" for time, line in self.lines if since is None or time[:19] >= since[:19])
 

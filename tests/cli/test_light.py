@@ -55,7 +55,9 @@ def imported(where: Path, *args: str) -> set[str]:
     ],
 )
 def test_nothing_heavy_is_imported(line: str, workdir: Path) -> None:
-    assert not imported(workdir, *line.split()) & HEAVY
+    # What gain an evaluation can show is a quantile of Student's t.
+    heavy = HEAVY - {"scipy", "numpy"} if line.startswith("plan ") else HEAVY
+    assert not imported(workdir, *line.split()) & heavy
 
 
 def test_help_needs_neither_pydantic_nor_rich(workdir: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from openrs.cli.schema import Kind, file_schema
+from openrs.evaluation.statistics import minimal_detectable_gain
 from openrs.spec.canonical import sha256
 from openrs.spec.load import CLUSTERS, EXPERIMENTS, PACKAGE, load_experiment, shipped_experiments
 from tests.cli.conftest import Openrs
@@ -88,12 +89,25 @@ def test_plan(openrs: Openrs) -> None:
         "a40",
         1440,
     )
-    # 4 GPUs × 24 h of training; 5 cells of the base model and 50 of ten checkpoints, each 1 GPU × 12 h.
-    assert plan["cost"]["gpu_hours"] == 4 * 24 + 55 * 12
-    assert plan["cost"]["dollars"] == round((4 * 24 + 55 * 12) * 0.44, 2)
+    # 4 GPUs × 24 h of training; the base model's full protocol and 6 cells of ten checkpoints, each 1 GPU × 12 h.
+    cells = 3 * 30 + 3 * 3 + 10 * 6
+    assert plan["cost"]["gpu_hours"] == 4 * 24 + cells * 12
+    assert plan["cost"]["dollars"] == round((4 * 24 + cells * 12) * 0.44, 2)
     assert plan["cost"]["upper_bound"] is True
     text = openrs("plan", "exp3", "--cluster", "slurm").out
-    assert "4×a40" in text and "24:00" in text and "upper bound" in text and "$332.64" in text
+    assert "4×a40" in text and "24:00" in text and "upper bound" in text and "$881.76" in text
+    # What the evaluation takes, and what it can show.
+    found = plan["evaluation"]
+    assert 0 < found["gpu_hours"] < found["full_gpu_hours"] and found["one_full_gpu_hours"] > 0
+    aime = next(one for one in found["benchmarks"] if one["benchmark"] == "aime24")
+    assert (aime["seeds"], aime["full_seeds"], aime["published"]) == (1, 30, True)
+    assert aime["full_sees"] == pytest.approx(100 * minimal_detectable_gain(aime["deviation"] / 100, 30), abs=0.1)
+    assert aime["sees"] > aime["full_sees"] > 3
+    assert (
+        f"30 seeds see ≥ {aime['full_sees']}" in text and f"{found['full_gpu_hours']:g} with the full protocol" in text
+    )
+    unknown = openrs("plan", "smoke", "--cluster", "local").out
+    assert "1 seed: the noise is not known" in unknown and "GPU-hours as sent" not in unknown
 
 
 def test_plan_without_a_price_names_no_dollars(openrs: Openrs) -> None:

@@ -116,6 +116,16 @@ def test_a_node_that_does_not_answer_is_one_line(openrs: Openrs, scheduler: Sche
     assert said.out.endswith("pulled\n") and "does not answer" in said.err
 
 
+def test_a_pod_that_goes_while_it_is_asked_is_one_line(openrs: Openrs, scheduler: Scheduler, record: Record) -> None:
+    scheduler.pods = [Pod("first", TRAIN, running=False, gone=True)]
+    said = openrs("logs", "mine", "train")
+    assert (said.code, said.out) == (1, "")
+    assert (
+        said.err
+        == "openrs: pod first is gone, and what it printed last with it; `openrs pull mine` copies what it wrote\n"
+    )
+
+
 def test_follow_prints_each_line_once(openrs: Openrs, scheduler: Scheduler, record: Record) -> None:
     """Through times that are cut to seconds, equal lines, an absent server, a pod that is replaced, one that vanishes."""
     first, last = Pod("first", TRAIN, lines=[start(1)]), Pod("last", TRAIN, lines=[start(2), (second(50), "again")])
@@ -168,9 +178,14 @@ def test_follow_prints_each_line_once(openrs: Openrs, scheduler: Scheduler, reco
     assert said.err == "openrs: the API server does not answer; trying again for 5 min 00 s\n"
 
 
-def test_follow_says_what_is_lost_with_a_pod(openrs: Openrs, scheduler: Scheduler, record: Record) -> None:
+@pytest.mark.parametrize("listed", [False, True], ids=["gone", "ended and gone before it is read"])
+def test_follow_says_what_is_lost_with_a_pod(
+    listed: bool, openrs: Openrs, scheduler: Scheduler, record: Record
+) -> None:
     def time_passes(query: int) -> None:
-        if query == 3:
+        if query == 3 and listed:
+            scheduler.pods[0].running, scheduler.pods[0].gone = False, True
+        if query == (4 if listed else 3):
             scheduler.pods.clear()
         if query == 5:
             scheduler.pods.append(Pod("second", TRAIN, running=False, lines=[start(2)]))

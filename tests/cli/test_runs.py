@@ -230,11 +230,16 @@ def test_submit_watch_shows_progress_and_results(openrs: Openrs, scheduler: Sche
     assert code == 0
     lines = out.splitlines()
     assert lines[0] == "mine"
-    rows = {tuple(line.split()[1:3]): line for line in lines if line.startswith("sums-held-out")}
+    rows = {tuple(line.split()[1:3]): line for line in lines if line.startswith("sums-held-out") and " × " in line}
     assert set(rows) == {("base", "model"), ("step", "10"), ("step", "20"), ("step", "40")}
-    assert " 92.0 " in rows["step", "40"] and "+59.0" in rows["step", "40"] and "89.0 - 95.0" in rows["step", "40"]
+    assert " 92.0 " in rows["step", "40"] and "+59.0" in rows["step", "40"] and "90.2 - 93.5" in rows["step", "40"]
     assert "before (base model): 3+8=?" in out and "after (step 40): 3+8=?" in out
-    picture = Path(lines[-1])
+    assert any(
+        line.startswith("sums-held-out +59.0 points, 95 %") and line.endswith("than the base model.") for line in lines
+    )
+    page = Path(lines[-1])
+    assert page == workdir / "runs" / "mine" / "report" / "report.html" and "+59.0" in page.read_text()
+    picture = Path(lines[-2])
     assert picture == workdir / "runs" / "mine" / "report" / "reward.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
     # Progress goes to standard error.

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import subprocess
 import sys
+import threading
 import types
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +18,7 @@ import pytest
 from openrs.data import load as module
 from openrs.data.load import commit, fingerprint, load, model_path
 from openrs.errors import BadInput
-from openrs.spec.experiment import HubData, HubModel, JsonlData, PathModel, SumsData
+from openrs.spec.parts import HubData, HubModel, JsonlData, PathModel, SumsData
 
 
 def jsonl(path: Path, *rows: object, **options: Any) -> JsonlData:
@@ -71,6 +76,58 @@ def test_what_is_wrong_with_a_file_is_said_in_a_line(tmp_path: Path, rows: list[
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_choices(tmp_path: Path) -> None:
+    row = {"problem": "?", "answer": "yes", "x": "no", "y": "perhaps"}
+    assert load(jsonl(tmp_path / "a.jsonl", row, choices=["x", "y"])) == [
+        {"problem": "?", "answer": "yes", "wrong-1": "no", "wrong-2": "perhaps"}
+    ]
+    with pytest.raises(BadInput, match="no column 'z' for the wrong-1"):
+        load(jsonl(tmp_path / "a.jsonl", row, choices=["z"]))
+
+
+def test_a_file_is_what_it_was(tmp_path: Path) -> None:
+    data = jsonl(tmp_path / "a.jsonl", {"problem": "?", "answer": "1"})
+    known = data.model_copy(update={"sha256": hashlib.sha256(Path(data.path).read_bytes()).hexdigest()})
+    assert load(known) == load(data)
+    jsonl(tmp_path / "a.jsonl", {"problem": "?", "answer": "2"})
+    with pytest.raises(BadInput, match="its content has changed"):
+        load(known)
+
+
+@pytest.mark.train
+def test_a_gated_data_set_without_a_token_is_a_line(tmp_path: Path) -> None:
+    """The real client, asked to read from a hub on this machine that answers as the real one does."""
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def do_GET(self) -> None:
+            self.send_response(401)
+            self.send_header("X-Error-Code", "GatedRepo")
+            self.send_header("X-Error-Message", "Access to dataset Idavidrein/gpqa is restricted")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        code = (
+            "from openrs.data.load import load; from openrs.errors import BadInput\n"
+            "from openrs.spec.load import named_benchmarks; from openrs.spec.evaluation import Benchmark\n"
+            "try: load(Benchmark.model_validate(named_benchmarks(['gpqa:diamond'])[0]).data)\n"
+            "except BadInput as error: print(error)\n"
+        )
+        environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path)}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        server.shutdown()
+    assert done.stdout == (
+        "data set Idavidrein/gpqa at main: the Hub gives it only to those who asked; accept its terms and set HF_TOKEN\n"
+    )
+
+
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     with pytest.raises(BadInput, match="No such file"):
@@ -83,15 +140,15 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 def test_hub_rows_come_at_their_revision(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, object] = {}
 
-    def load_dataset(name: str, **options: object) -> list[dict[str, object]]:
-        asked.update(options, name=name)
+    def load_dataset(path: str, name: str | None = None, **options: object) -> list[dict[str, object]]:
+        asked.update(options, path=path, name=name)
         return [{"problem": "1?", "answer": 1, "x": 2}, {"problem": "2?", "answer": 2}]
 
     fake = types.SimpleNamespace(load_dataset=load_dataset, disable_progress_bars=lambda: None)
     monkeypatch.setitem(sys.modules, "datasets", fake)
-    data = HubData(type="hub", name="some/set", revision="abc", split="test", limit=1)
+    data = HubData(type="hub", name="some/set", subset="part", revision="abc", split="test", limit=1)
     assert load(data) == [{"problem": "1?", "answer": "1"}]
-    assert asked == {"name": "some/set", "revision": "abc", "split": "test"}
+    assert asked == {"path": "some/set", "name": "part", "revision": "abc", "split": "test"}
 
 
 def test_what_the_hub_does_not_give_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:

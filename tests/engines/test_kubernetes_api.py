@@ -7,6 +7,8 @@ refuses is in test_kubernetes_bed.py.
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,7 +19,9 @@ import pytest
 import yaml
 
 from openrs import launch
-from openrs.engines.kubernetes.api import Api
+from openrs.engines import LogGone, NodeAway
+from openrs.engines.kubernetes import logs
+from openrs.engines.kubernetes.api import Api, Refused
 from openrs.errors import BadInput, OpenRSError
 from openrs.spec.cluster import Cluster
 from tests.engines.test_kubernetes_render import K8S, SMOKE
@@ -200,3 +204,55 @@ def test_what_cannot_be_taken_back_is_named(fake: tuple[type[Server], Cluster], 
     said = refusal(cluster, tmp_path)
     assert "no room for it" in said
     assert "left behind: `kubectl delete job refused-base-1`" in said
+
+
+class Kubelet:
+    """Answers a request for a log: with a text, or with a refusal."""
+
+    def __init__(self, answer: str | Refused) -> None:
+        self.answer = answer
+
+    def log(self, pod: str, **query: str) -> str:
+        if isinstance(self.answer, Refused):
+            raise self.answer
+        return self.answer
+
+
+def test_what_a_kubelet_says_in_place_of_a_log() -> None:
+    """Each as Kubernetes 1.34 said it."""
+
+    def read(answer: str | Refused) -> str:
+        return logs._read(Kubelet(answer), "p")  # type: ignore[arg-type]
+
+    line = "2026-11-24T23:34:20.123456789Z openrs: mine/train: attempt 1 on node-a\n"
+    assert read(line) == line and read("") == ""
+    assert read(Refused('container "worker" in pod "p" is waiting to start: ContainerCreating', 400)) == ""
+    for gone in (
+        'failed to try resolving symlinks in path "/var/log/pods/openrs_p/worker/0.log": lstat: no such file or directory',
+        "unable to retrieve container logs for containerd://5c1f",
+        Refused('pods "p" not found', 404),
+    ):
+        with pytest.raises(LogGone):
+            read(gone)
+    with pytest.raises(NodeAway):
+        read(Refused("Get https://10.240.0.11:10250/containerLogs/…: dial tcp: i/o timeout", 500))
+    with pytest.raises(Refused):
+        read(Refused('pods "p" is forbidden', 403))
+
+
+def test_another_runs_directory_is_not_pulled(tmp_path: Path) -> None:
+    there, here = tmp_path / "there", tmp_path / "here"
+    for directory, spec in ((there, "theirs"), (here, "ours")):
+        directory.mkdir()
+        (directory / "spec.json").write_text(spec)
+    (there / "ledger").mkdir()
+    (there / "ledger" / "a.jsonl").write_text("{}\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "openrs.worker.archive", str(there)], capture_output=True, check=True, timeout=60
+    )
+    with pytest.raises(BadInput, match="another run, with another spec"):
+        logs._extract(iter([done.stdout]), here)
+    assert [path.name for path in here.iterdir()] == ["spec.json"] and (here / "spec.json").read_text() == "ours"
+    (there / "spec.json").write_text("ours")
+    done = subprocess.run([*done.args], capture_output=True, check=True, timeout=60)
+    assert logs._extract(iter([done.stdout]), here) == 1 and (here / "ledger" / "a.jsonl").exists()

@@ -233,7 +233,7 @@ def test_a_quota_that_others_use_up_is_waited_for(place: Place) -> None:
 def test_forbidden(place: Place) -> None:
     nobody = user(place, "nobody", None)
     said = place.submit("refused", kubeconfig=str(nobody))
-    refused(said, place, 'cannot create resource "jobs"', "the Role openrs-user of deploy/base grants it")
+    refused(said, place, 'cannot create resource "jobs"', "the Role openrs-user of deploy/base grants it, if ")
     wrong = yaml.safe_load(nobody.read_text())
     for item in wrong["users"]:
         item["user"]["token"] = base64.b64encode(b"nonsense").decode()

@@ -8,13 +8,14 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.integration.pace import Pace
 from tests.testbed.k8s.bed import K8sBed
 from tests.testbed.k8s.client import RUNS_CLAIM, K8sCluster, Namespace, unique
 
@@ -61,11 +62,11 @@ class Client:
         assert process.returncode == code, (args, out, err)
         return out, err
 
-    def submit(self, run: str, steps: int, at: list[int]) -> None:
+    def submit(self, run: str, steps: int, at: list[int], cluster: str = "mine") -> None:
         """Sends a small smoke."""
         settings = [*SMALL, f"training.steps={steps}", f"evaluation.at_steps={at}"]
         words = [word for setting in settings for word in ("--set", setting)]
-        out, _ = self.call("submit", "smoke", "--cluster", "mine", "--run", run, *words)
+        out, _ = self.call("submit", "smoke", "--cluster", cluster, "--run", run, *words)
         assert out == f"{run}\n"
 
     def state(self, run: str) -> dict[str, Any]:
@@ -98,12 +99,16 @@ def client(k8s_cluster: K8sCluster, tmp_path_factory: pytest.TempPathFactory) ->
         f"{{claim = {json.dumps(claim)}, path = {json.dumps(path)}, read_only = {json.dumps(claim in space.read_only)}}}"
         for claim, path in space.volumes.items()
     )
-    variables = ", ".join(f"{name} = {json.dumps(value)}" for name, value in space.environment.items())
     lines = [f"{key} = {json.dumps(value)}" for key, value in profile.items()]
-    lines += [f"volumes = [{volumes}]", f"environment = {{{variables}}}"]
-    (directory / "openrs.toml").write_text("[clusters.mine]\n" + "\n".join(lines) + "\n")
+    lines += [f"volumes = [{volumes}]", f"environment = {_table(space.environment)}"]
+    paced = ["[clusters.paced]", 'extends = "mine"', f"environment = {_table(Pace.environment(space.environment))}"]
+    (directory / "openrs.toml").write_text("\n".join(["[clusters.mine]", *lines, *paced]) + "\n")
     yield Client(directory, space, k8s_cluster)
     k8s_cluster.delete_namespace(space.name)
+
+
+def _table(variables: Mapping[str, str]) -> str:
+    return "{" + ", ".join(f"{name} = {json.dumps(value)}" for name, value in variables.items()) + "}"
 
 
 def steps_printed(out: str) -> list[tuple[int, int]]:
@@ -124,7 +129,7 @@ def test_a_run_from_outside(client: Client) -> None:
     finally:
         follower.kill()
     assert "train: step" in err and "eval: 1/1 cells" in err
-    assert re.search(r"^sums-held-out +step 2 +8 ", out, re.MULTILINE)
+    assert re.search(r"^sums-held-out +step 2 +1 × 8 ", out, re.MULTILINE)
     run = client.directory / "runs" / "seen"
     assert (run / "metrics.jsonl").is_file() and not (run / "checkpoints").exists()
     assert {stage["name"]: stage["state"] for stage in client.state("seen")["stages"]} == {
@@ -150,7 +155,10 @@ def test_a_run_from_outside(client: Client) -> None:
 
 
 def test_logs_follow_through_a_server_that_restarts_and_a_pod_that_is_replaced(k8s_bed: K8sBed, client: Client) -> None:
-    client.submit("follow", 40, [40])
+    assert client.space.runs is not None
+    pace = Pace(client.space.runs)
+    pace("follow", 0.5)  # a step lasts some four seconds: of forty, enough are left when the server is back
+    client.submit("follow", 40, [40], "paced")
     follower = client.start("logs", "follow", "train", "-f")
     try:
         client.until("follow", 3)
@@ -165,6 +173,7 @@ def test_logs_follow_through_a_server_that_restarts_and_a_pod_that_is_replaced(k
             "openrs.dev/run=follow,openrs.dev/stage=train",
             "--wait=false",
         )
+        pace("follow", 0)
         out, err = follower.communicate(timeout=420)
     finally:
         follower.kill()

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from openrs.engines import JobInfo, JobState
-from openrs.engines.kubernetes import _is_stuck, states
+from openrs.engines import FORGOTTEN, Job, JobInfo, JobState
+from openrs.engines.kubernetes import _is_stuck, memory, states
 from openrs.engines.kubernetes.manifest import AFTER, KUEUE_QUEUE
 
 Object = dict[str, Any]
@@ -95,6 +95,28 @@ def test_a_process_below_the_supervisor_that_was_killed_for_memory() -> None:
     )
     reason = states.job_info(seen["job"], seen["pods"], []).reason
     assert reason == "rank 0 died; the pod ran out of memory, raise resources.memory_gb"
+
+
+def test_killed_though_nobody_says_for_what() -> None:
+    """Put together: containerd may tell of a container's end before it knows of the kernel's choice."""
+    pod = copy.deepcopy(SEEN["memory"]["pods"][0])
+    pod["status"]["containerStatuses"][0]["state"]["terminated"]["reason"] = "Error"
+    ended = states.ended_of(pod)
+    assert ended is not None and "most likely for want of memory; raise resources.memory_gb" in ended.reason
+    pod["metadata"]["deletionTimestamp"] = "2026-11-23T00:00:00Z"
+    ended = states.ended_of(pod)
+    assert ended is not None and "did not stop in time" in ended.reason and "grace_seconds" in ended.reason
+
+
+def test_what_was_seen_of_a_job_is_remembered(tmp_path: Path) -> None:
+    job = Job("lost", "lost-train-1", None, tmp_path)
+    assert memory.keep(job, JobInfo(P, "starting", attempts=2)).attempts == 2
+    assert memory.keep(job, None) == JobInfo(JobState.UNKNOWN, FORGOTTEN, attempts=2)
+    memory.keep(job, JobInfo(R, step=11, attempts=3))
+    assert (memory.keep(job, JobInfo(R)).step, memory.keep(job, JobInfo(R, step=10)).step) == (11, 10)
+    lost = memory.keep(job, JobInfo(JobState.INTERRUPTED, "node node-a no longer answers"))
+    assert (lost.step, lost.attempts) == (10, 3)  # nobody can be asked now
+    assert memory.keep(job, None) == lost
 
 
 def test_the_newest_failure_counts_in_whatever_order_pods_are_listed() -> None:

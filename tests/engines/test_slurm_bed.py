@@ -29,7 +29,9 @@ from tests.testbed.slurm import SlurmBed
 
 pytestmark = pytest.mark.slurm
 
-EXP3 = load_experiment("exp3", ["recovery.node_fault_retries=0"])
+EXP3 = load_experiment(
+    "exp3", ["recovery.node_fault_retries=0", "evaluation.benchmarks=[{extends: math_500, full_seeds: null}]"]
+)
 PROFILE = Cluster.model_validate({**load_cluster("slurm").model_dump(), "lease_seconds": 4})
 
 
@@ -130,7 +132,7 @@ def test_refusals_name_the_option_to_change(
 
 def test_a_refusal_halfway_takes_back_what_was_sent(bed: SlurmBed, tmp_path: Path) -> None:
     experiment = load_experiment(
-        "exp3", ["evaluation.resources.gpus=1", "resources.gpus=7", "training.prompts_per_step=36"]
+        "exp3", ["evaluation.resources.gpus=1", "resources.gpus=7", "training.prompts_per_step=42"]
     )
     with pytest.raises(BadInput, match="resources: no node offers"):
         launch.submit(experiment, PROFILE, tmp_path / "runs", "halfway")

@@ -149,7 +149,7 @@ def test_profile_fields_become_options() -> None:
     )  # fmt: skip
     plan = make_plan(exp3, cluster)
     assert [(stage.name, len(stage.tasks or [])) for stage in plan.stages] == [
-        ("base", 3), ("train", 0), ("eval-1", 20), ("eval-2", 5),
+        ("base-1", 20), ("base-2", 20), ("base-3", 10), ("train", 0), ("eval-1", 20), ("eval-2", 10),
     ]  # fmt: skip
     script = engine_for(cluster).render(exp3, plan, Place("r", Path("/runs/r"))).files
     train = script["train/job.sbatch"]

@@ -10,8 +10,8 @@ import pytest
 from openrs.estimate.memory import memory_plan
 from openrs.estimate.shape import cached, shape_of, shape_of_config
 from openrs.estimate.speed import GPUS, gpu_of, steps
-from openrs.spec.experiment import HubModel
 from openrs.spec.load import load_experiment
+from openrs.spec.parts import HubModel
 from openrs.training.sizes import kv_blocks
 
 GIB = 2**30

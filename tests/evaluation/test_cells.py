@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -11,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from openrs.evaluation.entry import main
+from openrs.evaluation.entry import _own_gpu, main
+from openrs.report.cells import read_cells
 from openrs.stage import CellsFile, read
 from openrs.training import checkpoint
 from openrs.worker.rank import Rank
-from tests.training.harness import Job, make_job, tiny
+from tests.training.harness import Job, make_job, seal_and_place, tiny
 
 MODEL = Path(__file__).resolve().parents[2] / "openrs" / "models" / "tiny-sums"
 FACTS = (
@@ -35,10 +37,10 @@ FACTS = (
 def evaluate_here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Runs a task of a job in this process."""
 
-    def evaluate(job: Job, task: int = 0) -> int:
+    def evaluate(job: Job, task: int = 0, **environment: str) -> int:
         before = set(os.environ)
         job.attempt += 1
-        for name, value in job.environment().items():
+        for name, value in (job.environment() | environment).items():
             monkeypatch.setenv(name, value)
         try:
             return main([str(job.stage_path), "--task", str(task)])
@@ -53,7 +55,7 @@ def add_checkpoint(job: Job, step: int) -> None:
     """The base model as a checkpoint."""
     directory = checkpoint.temporary(job.run.checkpoints, step)
     shutil.copytree(MODEL, directory)
-    checkpoint.commit(directory, step, experiment_hash="sha256:x", world=1)
+    seal_and_place(directory, step)
 
 
 def result(job: Job, number: int = 0, task: int = 0) -> dict[str, Any] | None:
@@ -101,6 +103,63 @@ def test_a_cell_is_stored_and_repeatable(
     assert evaluate_here(again) == 0
     repeated = result(again)
     assert repeated is not None and {key: repeated[key] for key in FACTS} == {key: second[key] for key in FACTS}
+
+
+@pytest.mark.train
+def test_outcomes_and_completions(tmp_path: Path, evaluate_here: Callable[..., int]) -> None:
+    more = ["evaluation.benchmarks.0.samples_per_problem=3", "evaluation.benchmarks.0.data.count=8"]
+    job = make_job(tmp_path / "run", tiny(*more), [None])
+    assert evaluate_here(job) == 0
+    one = result(job)
+    assert one is not None and len(one["outcomes"]) == 8 and one["samples_per_problem"] == 3 and one["n"] == 24
+    (packed,) = (job.run.path / "eval").glob("*/*/*.completions.jsonl.gz")
+    rows = [json.loads(line) for line in gzip.decompress(packed.read_bytes()).splitlines()]
+    assert [row["problem"] for row in rows] == [number // 3 for number in range(24)]
+    assert [sum(bool(row["correct"]) for row in rows[at : at + 3]) for at in range(0, 24, 3)] == one["outcomes"]
+    found = read_cells(job.run.path, "run")
+    assert found.aside == [] and found.cells[0].outcomes is not None
+    assert found.cells[0].outcomes.mean() == pytest.approx(one["score"])
+
+
+@pytest.mark.train
+def test_processes_share_out_the_cells_of_a_task(tmp_path: Path, evaluate_here: Callable[..., int]) -> None:
+    job = make_job(tmp_path / "run", tiny("evaluation.benchmarks.0.seeds=[0, 1, 2]"), [None])
+    for rank, done in ((1, [1]), (0, [0, 1, 2])):
+        assert evaluate_here(job, RANK=str(rank), WORLD_SIZE="2") == 0
+        assert [number for number in range(3) if result(job, number) is not None] == done
+
+
+@pytest.mark.parametrize(("rank", "world", "sees"), [(0, 2, "5"), (1, 2, "7"), (0, 1, "5,7")])
+def test_each_process_sees_a_gpu_of_its_own(
+    rank: int, world: int, sees: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(tmp_path / "run", tiny(), [None])
+    for name, value in (job.environment() | {"RANK": str(rank), "WORLD_SIZE": str(world)}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    _own_gpu(Rank.from_environment())
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == sees
+
+
+@pytest.mark.train
+def test_a_broken_file_is_set_aside_and_done_again(tmp_path: Path, evaluate_here: Callable[..., int]) -> None:
+    job = make_job(tmp_path / "run", tiny(), [None])
+    assert evaluate_here(job) == 0
+    (path,) = (job.run.path / "eval").glob("*/*/*.json")
+    whole = json.loads(path.read_text())
+    path.write_text('{"state": "do')
+    assert evaluate_here(job) == 0
+    again = json.loads(path.read_text())
+    assert {name: again[name] for name in FACTS} == {name: whole[name] for name in FACTS}
+    assert path.with_suffix(".json.broken").read_text() == '{"state": "do'
+
+
+@pytest.mark.train
+def test_another_number_of_problems_is_refused(tmp_path: Path, evaluate_here: Callable[..., int]) -> None:
+    job = make_job(tmp_path / "run", tiny("evaluation.benchmarks.0.problems=21"), [None])
+    assert evaluate_here(job) == 1
+    (failed,) = (job.run.path / "eval").glob("*/*/*.failed.json")
+    assert "20 problems in its data set, and its field problems says 21" in json.loads(failed.read_text())["reason"]
 
 
 @pytest.mark.train

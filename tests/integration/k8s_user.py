@@ -16,13 +16,13 @@ from typing import Any, TypeVar
 import yaml
 
 from openrs.engines.kubernetes import states
+from tests.integration.pace import Pace
 from tests.testbed.k8s.bed import K8sBed
-from tests.testbed.k8s.client import RUNS_CLAIM, RUNS_PATH, Namespace
+from tests.testbed.k8s.client import RUNS_CLAIM, Namespace
 from tests.testbed.k8s.machine import BedError
 from tests.testbed.k8s.watch import Pod, PodWatch, describe
 
 ROOT = Path(__file__).resolve().parents[2]
-PACED = f"{RUNS_PATH}/paced"
 STEPS = 24
 SETTINGS = [
     f"training.steps={STEPS}",
@@ -99,9 +99,7 @@ class User:
         assert space.runs is not None
         self.bed, self.space, self.home, self.volume = bed, space, home, space.runs
         self.losses: list[Loss] = []
-        (self.volume / "paced").mkdir()
-        text = (Path(__file__).parent / "paced_saves" / "sitecustomize.py").read_text()
-        (self.volume / "paced" / "sitecustomize.py").write_text(text)
+        self.pace = Pace(self.volume)
         profiles = {
             "undisturbed": self._profile(),
             "paced": self._profile(paced=True),
@@ -115,7 +113,7 @@ class User:
     def _profile(self, paced: bool = False) -> dict[str, Any]:
         environment = dict(self.space.environment)
         if paced:
-            environment["PYTHONPATH"] = f"{PACED}:{environment['PYTHONPATH']}"
+            environment = Pace.environment(environment)
         volumes = [
             {"claim": claim, "path": path, "read_only": claim in self.space.read_only}
             for claim, path in self.space.volumes.items()
@@ -157,10 +155,6 @@ class User:
     def submit(self, run: str, cluster: str, *overrides: str) -> None:
         said = self.openrs("submit", "smoke", "--cluster", cluster, "--run", run, *options(*overrides))
         assert said.split()[0] == run
-
-    def pace(self, run: str, seconds: float) -> None:
-        """From now on so long for each file that its trainer writes (3 a step, 13 a save): 0.1 makes a step last a second."""
-        (self.volume / "paced" / run).write_text(str(seconds))
 
     def status(self, run: str) -> dict[str, Any]:
         status: dict[str, Any] = json.loads(self.openrs("status", run, "--json"))["runs"][0]

@@ -17,7 +17,7 @@ import pytest
 from openrs.errors import BadInput
 from openrs.report.build import Part, build, report_json
 from openrs.report.export import csv_text, markdown
-from openrs.report.page import page
+from openrs.report.page import page, unbroken
 from openrs.report.words import detail
 from tests.cli.conftest import Openrs, Said, openrs  # noqa: F401
 from tests.report.runs import drawn, whole_run, write_cell
@@ -230,7 +230,7 @@ def test_every_format_says_the_same(tmp_path: Path) -> None:
     assert len(rows) == len(content["results"]) == 14
     assert [float(row["score"]) for row in rows] == [one["score"] for one in content["results"]]
     for sentence in (one["sentence"] for one in content["verdicts"]):
-        assert sentence in markdown(report) and sentence in page(report)
+        assert sentence in markdown(report) and unbroken(sentence) in page(report)
 
 
 def test_the_page_needs_nothing_and_runs_nothing(tmp_path: Path) -> None:

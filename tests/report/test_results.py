@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from openrs.evaluation.interval import wilson
+from openrs.report.cells import read_cells
 from openrs.report.curve import draw, moving_average
-from openrs.report.table import read_results, results_text, samples_text
+from openrs.report.measure import Measured, measure
+from openrs.report.table import results_text, samples_text
 
 
 def cell(run: Path, step: int | None, score: float, seed: int = 0, benchmark: str = "sums", **more: Any) -> None:
@@ -36,32 +38,37 @@ def cell(run: Path, step: int | None, score: float, seed: int = 0, benchmark: st
     path.write_text(json.dumps(content))
 
 
+def results(run: Path) -> list[Measured]:
+    return measure(read_cells(run, "mine").cells)
+
+
 def sample(problem: str, correct: bool, completion: str = "x") -> dict[str, Any]:
     return {"problem": problem, "completion": completion, "gold": "1", "correct": correct}
 
 
-def test_seeds_are_pooled(tmp_path: Path) -> None:
+def test_seeds_are_taken_together(tmp_path: Path) -> None:
     cell(tmp_path, 50, 0.2, seed=0, reasoned=0.0, reasoned_accuracy=None)
     cell(tmp_path, 50, 0.4, seed=1, reasoned=0.5, reasoned_accuracy=0.8)
-    (result,) = read_results(tmp_path)
-    assert (result.n, result.seeds, result.seconds) == (200, 2, 2.0)
-    assert result.score == pytest.approx(0.3)
-    assert (result.low, result.high) == wilson(60, 200)
-    assert result.reasoned == 0.25
-    assert result.reasoned_accuracy == pytest.approx(0.8)
+    (result,) = results(tmp_path)
+    assert (result.problems, result.seeds, result.facts["seconds"]) == (100, [0, 1], 2.0)
+    assert result.mean == pytest.approx(0.3)
+    assert result.facts["reasoned"] == 0.25
+    assert result.facts["reasoned_accuracy"] == pytest.approx(0.8)
+    assert "2 × 100" in results_text([result])
 
 
-def test_one_cell_keeps_its_own_interval(tmp_path: Path) -> None:
+def test_one_seed_has_wilsons_interval(tmp_path: Path) -> None:
     cell(tmp_path, 50, 0.5)
-    (result,) = read_results(tmp_path)
-    assert (result.low, result.high) == (0.4, 0.6)
+    (result,) = results(tmp_path)
+    assert (result.new.low, result.new.high) == pytest.approx(wilson(50, 100))
+    assert "40.4 - 59.6" in results_text([result])
 
 
 def test_order_and_gain(tmp_path: Path) -> None:
     for step, score in ((100, 0.5), (20, 0.4), (None, 0.3)):
         cell(tmp_path, step, score)
     cell(tmp_path, 20, 0.1, benchmark="other")
-    rows = [line.split() for line in results_text(read_results(tmp_path)).splitlines()[1:]]
+    rows = [line.split() for line in results_text(results(tmp_path)).splitlines()[1:]]
     assert [row[:3] for row in rows] == [
         ["other", "step", "20"],
         ["sums", "base", "model"],
@@ -76,7 +83,7 @@ def test_what_is_not_a_finished_cell_is_no_result(tmp_path: Path) -> None:
     cell(tmp_path, 20, 0.4, state="failed")
     cell(tmp_path, 40, 0.4, n=0)
     (tmp_path / "eval" / "step-000020" / "sums" / "1-cut.json").write_text('{"state": "do')
-    assert read_results(tmp_path) == []
+    assert results(tmp_path) == []
 
 
 def test_samples_are_of_one_problem_and_show_the_change(tmp_path: Path) -> None:
@@ -88,7 +95,7 @@ def test_samples_are_of_one_problem_and_show_the_change(tmp_path: Path) -> None:
     )
     cell(tmp_path, 10, 0.4, samples=[sample("changed", False)])
     cell(tmp_path, 40, 0.5, samples=[sample("right before", True), sample("changed", True, "line 1\nline 2")])
-    assert samples_text(read_results(tmp_path)) == (
+    assert samples_text(results(tmp_path)) == (
         "before (base model): changed   gold 1, wrong\n    bad\\x1b[31m\n"
         "after (step 40): changed   gold 1, right\n    line 1\n    line 2"
     )
@@ -96,11 +103,11 @@ def test_samples_are_of_one_problem_and_show_the_change(tmp_path: Path) -> None:
 
 def test_samples_without_a_common_problem_or_none_at_all(tmp_path: Path) -> None:
     cell(tmp_path, 10, 0.4)
-    assert samples_text(read_results(tmp_path)) == ""
+    assert samples_text(results(tmp_path)) == ""
     cell(tmp_path, None, 0.3, samples=[sample("a", False, "z" * 10_000)])
-    assert len(samples_text(read_results(tmp_path))) < 1000
+    assert len(samples_text(results(tmp_path))) < 1000
     cell(tmp_path, 10, 0.4, samples=[sample("b", True)])
-    text = samples_text(read_results(tmp_path))
+    text = samples_text(results(tmp_path))
     assert "base model): a" in text and "step 10): b" in text
 
 
@@ -110,13 +117,15 @@ def test_moving_average() -> None:
 
 
 def test_curve(tmp_path: Path) -> None:
-    assert draw(tmp_path) is None  # nothing was trained
+    assert draw(tmp_path, []) is None  # nothing was trained
     lines = [{"step": step, "reward": step / 10, "rewards": {"cosine": 0.5}} for step in (1, 2, 3, 2, 3, 4)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 5, "rew')
-    picture = draw(tmp_path)
+    picture = draw(tmp_path, [])
     assert picture == tmp_path / "report" / "reward.png"
     without = picture.read_bytes()
     assert without.startswith(b"\x89PNG")
     cell(tmp_path, 4, 0.5, interval=[0.5, 0.5])
-    assert draw(tmp_path) == picture and picture.read_bytes() != without  # a second panel with the benchmark
+    assert (
+        draw(tmp_path, results(tmp_path)) == picture and picture.read_bytes() != without
+    )  # a second panel with the benchmark
     assert [path.name for path in picture.parent.iterdir()] == ["reward.png"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+import threading
 from typing import Any
 
 import pytest
@@ -67,6 +68,20 @@ def chat(text: str) -> list[dict[str, str]]:
         ),
         ("", "\\boxed{1}", None),
         ("$$", "\\boxed{1}", None),
+        ("\\frac{", "\\boxed{1}", None),
+        ("\\$36", "\\boxed{\\$36}", 1.0),
+        ("\\$32,\\!348", "\\boxed{32348}", 1.0),
+        ("\\$18.90", "\\boxed{18.80}", 0.0),
+        ("\\boxed{\\$36}", "</think><answer>\\$36</answer>", 1.0),
+        ("36", "The price is \\$36.", 1.0),
+        ("-\\frac{5}{3}.", "\\boxed{-\\frac{5}{3}}", None),  # math-verify stumbles over the full stop
+        ("-\\frac{5}{3}.", "\\boxed{-\\frac{5}{3}.}", 1.0),
+        # Without a mark of mathematics, math-verify reads no words; between dollar signs they would be factors.
+        ("no solution", "\\boxed{1}", None),
+        ("no solution", "\\boxed{solution no}", None),
+        ("no solution", "\\boxed{\\text{no solution}}", 1.0),
+        ("no solution", "</think><answer>no solution</answer>", 1.0),
+        ("sin x", "\\boxed{1}", 0.0),
     ],
 )
 def test_accuracy(gold: str, completion: str, expected: float | None) -> None:
@@ -99,6 +114,28 @@ def test_the_unreadable_is_counted() -> None:
     rewards.get("accuracy")(["\\boxed{1}"] * 4, answer=["1", "", "$$", "2"])
     assert verify.take_tally() == {"unscorable": 0.5, "over_limit": 0.0}
     assert verify.take_tally() == {}
+
+
+def test_threads_count_together() -> None:
+    verify.take_tally()
+    reward = rewards.get("accuracy")
+
+    def judge() -> None:
+        for _ in range(300):
+            reward(["1", "1"], answer=["1", ""])
+
+    threads = [threading.Thread(target=judge) for _ in range(4)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # else the race that is looked for is too seldom
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert verify._tally["judged"] == 4 * 300 * 2
+    assert verify.take_tally()["unscorable"] == 0.5
 
 
 @given(st.text(alphabet="\\boxed{} ab", max_size=60))

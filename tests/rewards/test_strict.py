@@ -40,6 +40,8 @@ SAME = [
     ("x=5", "5", 1.0),
     ("2x+z=1", "1", 0.0),
     ("\\text{east}", "West", 0.0),
+    ("no solution", "\\text{No solution}", 1.0),
+    ("no solution", "solution no", 0.0),
     ("15", "0.15", 0.0),
     ("\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}", "\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}", 1.0),
 ]

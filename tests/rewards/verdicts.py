@@ -7,6 +7,7 @@ without a reason fails the test.
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections import Counter, defaultdict
@@ -14,10 +15,10 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from openrs.rewards import verify
-from openrs.rewards.verifier import answers
+from openrs.rewards.verifier import answers, grade
 from openrs.rewards.verifier.pool import Verdict
 from tests.rewards.corpus import Case, cases, data_directory
 
@@ -26,6 +27,8 @@ REASONS = {
     "answer after the reasoning": "what stands in the reasoning is not the answer; math-verify reads there too, where the "
     "part after it has nothing, or has something of lower rank",
     "box alone": "the only box is the answer; where it cannot be parsed, math-verify goes on to any number inside it or nearby",
+    "gold answer not parsed": "math-verify cannot parse it (or its box, and then reads what stands around it), keeps its text, and "
+    "says False to all but that text; we say that we do not know",
     "over limit": "given up after the pool's limit of time or memory",
 }
 """Why a verdict may differ."""
@@ -44,10 +47,16 @@ def plain(pair: tuple[str, str]) -> bool | None:
     """Plain math-verify's verdict; None where it reads nothing in the gold answer."""
     from math_verify import parse, verify
 
-    gold, completion = pair
-    marked = any(mark in gold for mark in ("$", "\\boxed", "\\(", "\\["))
-    parsed = parse(gold) if marked else parse(f"${gold}$") or parse(gold)
-    return bool(verify(parsed, parse(completion))) if parsed else None
+    gold, completion = plain_gold(pair[0]), pair[1]
+    return bool(verify(gold, parse(completion))) if gold else None
+
+
+def plain_gold(text: str) -> list[Any]:
+    """What plain math-verify reads in a gold answer; one without marks of mathematics is put between dollar signs."""
+    from math_verify import parse
+
+    marked = re.search(r"(?<!\\)\$|\\boxed|\\\(|\\\[", text) is not None
+    return list(parse(text) if marked else parse(f"${text}$") or parse(text))
 
 
 def plain_verdicts(pairs: Sequence[tuple[str, str]], processes: int = 2) -> list[bool | None]:
@@ -69,6 +78,8 @@ def reason(case: Case, verdict: Verdict) -> str | None:
     """Why the two may differ on a pair; None where nothing says so."""
     if verdict.limit is not None:
         return "over limit"
+    if verdict.correct is None:
+        return "gold answer not parsed" if _is_text(plain_gold(answers.gold(case.gold))) else None
     thought, closed, rest = case.completion.rpartition("</think>")
     answer = answers.locate(case.completion)
     if answer.announced_only or (not closed and not answer.text):
@@ -76,9 +87,16 @@ def reason(case: Case, verdict: Verdict) -> str | None:
     # Read alone, what comes after the reasoning gives our verdict: the difference is what stands in the reasoning.
     if closed and thought.strip() and plain((case.gold, rest)) == verdict.correct:
         return "answer after the reasoning"
-    if answer.text.startswith(("$$\\boxed", "\\boxed")) and plain((case.gold, answer.text)) == verdict.correct:
-        return "box alone"
+    if answer.text.startswith(("$$\\boxed", "\\boxed")):
+        unread = _is_text(grade.read(answer.text))
+        if unread or plain((case.gold, answer.text)) == verdict.correct:
+            return "box alone"
     return None
+
+
+def _is_text(read: Sequence[Any]) -> bool:
+    """Whether math-verify has found no expression, only the text of one."""
+    return all(isinstance(one, str) for one in read)
 
 
 def main() -> None:

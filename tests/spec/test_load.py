@@ -21,11 +21,10 @@ from openrs.spec.load import (
     apply_overrides,
     load_cluster,
     load_experiment,
-    merge,
-    read_yaml,
     shipped_experiments,
     validate,
 )
+from openrs.spec.raw import merge, read_yaml
 
 SMOKE = load_experiment("smoke").model_dump(mode="json")
 IN_ONE_DIRECTORY = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

@@ -17,7 +17,7 @@ EVALUATION = {"temperature": 0.6, "top_p": 0.95, "max_prompt_tokens": 2048, "max
 
 
 def benchmark(
-    name: str, data: str, split: str = "train", problem: str = "problem", answer: str = "answer", batch: int = 32
+    name: str, data: str, problems: int, seeds: int, minutes: float, metric: str = "expr", **columns: Any
 ) -> dict[str, Any]:
     return {
         "name": name,
@@ -25,16 +25,24 @@ def benchmark(
             "type": "hub",
             "name": data,
             "revision": "main",
-            "split": split,
-            "problem": problem,
-            "answer": answer,
+            "subset": None,
+            "split": "train",
+            "problem": "problem",
+            "answer": "answer" if metric == "expr" else "solution",
+            "choices": [],
             "limit": None,
+            **columns,
         },
-        "sampling": EVALUATION,
+        "problems": problems,
+        "prompt": f"lighteval:{'aime_prompt_fn' if name.startswith('aime') else 'math_500'}",
         "system": None,
+        "sampling": EVALUATION,
+        "metric": f"extractive-{metric}",
         "samples_per_problem": 1,
         "seeds": [0],
-        "batch": batch,
+        "full_seeds": seeds,
+        "batch": 32,
+        "minutes": minutes,
     }
 
 
@@ -74,16 +82,28 @@ def expected(**changes: Any) -> dict[str, Any]:
             "log_completions": 6,
         },
         "generation": {"type": "vllm", "layout": "colocate", "max_sequences": None},
-        "checkpoint": {"every_steps": 10, "keep": 2},
+        "checkpoint": {"every_steps": 10, "hours_between_interruptions": 12.0, "keep": 2},
         "evaluation": {
             "at_steps": [50, 100, 150, 200, 250, 300, 350, 400, 450, 500],
             "base": True,
+            "runner": "lighteval",
+            "gpu_memory_utilization": 0.8,
             "benchmarks": [
-                benchmark("aime24", "HuggingFaceH4/aime_2024", batch=30),
-                benchmark("math-500", "HuggingFaceH4/MATH-500", split="test"),
-                benchmark("amc23", "knoveleng/AMC-23", batch=40),
-                benchmark("minerva", "knoveleng/Minerva-Math", answer="solution"),
-                benchmark("olympiadbench", "knoveleng/OlympiadBench", problem="question"),
+                benchmark("aime24", "HuggingFaceH4/aime_2024", 30, 30, 12.0),
+                benchmark("aime25", "yentinglin/aime_2025", 30, 30, 12.0),
+                benchmark("amc23", "knoveleng/AMC-23", 40, 30, 12.0),
+                benchmark("math_500", "HuggingFaceH4/MATH-500", 500, 3, 38.0, "latex", split="test"),
+                benchmark("minerva", "knoveleng/Minerva-Math", 272, 3, 25.0, "latex"),
+                benchmark(
+                    "olympiadbench",
+                    "knoveleng/OlympiadBench",
+                    675,
+                    3,
+                    97.0,
+                    "latex",
+                    problem="question",
+                    answer="answer",
+                ),
             ],
             "resources": {"gpus": 1, "cpu_ranks": 1, "gpu_type": "A40", "cpus": 8, "memory_gb": 64, "minutes": 720},
         },
@@ -103,7 +123,14 @@ def expected(**changes: Any) -> dict[str, Any]:
 
 
 def data(name: str) -> dict[str, Any]:
-    columns = {"split": "train", "problem": "problem", "answer": "answer", "limit": None}
+    columns: dict[str, Any] = {
+        "subset": None,
+        "split": "train",
+        "problem": "problem",
+        "answer": "answer",
+        "choices": [],
+        "limit": None,
+    }
     return {"type": "hub", "name": name, "revision": "main", **columns}
 
 

@@ -9,7 +9,8 @@ import pytest
 from openrs.errors import BadInput
 from openrs.spec.canonical import sha256
 from openrs.spec.cluster import Cluster
-from openrs.spec.load import load_cluster, load_experiment, read_yaml, validate
+from openrs.spec.load import load_cluster, load_experiment, validate
+from openrs.spec.raw import read_yaml
 
 
 def cluster(**fields: object) -> Cluster:

@@ -20,7 +20,17 @@ from openrs.spec.canonical import pretty, sha256
 from openrs.spec.experiment import Experiment
 from openrs.spec.load import load_experiment
 from openrs.stage import CellsFile, Process, StageFile
+from openrs.training import checkpoint
+from openrs.training.observe import VARIES
 from openrs.worker.ranks import free_port
+
+OURS = checkpoint.Identity(run="test", trains="sha256:a", world=1)
+
+HELD = Path(__file__).parent / "held"
+"""On PYTHONPATH, it makes a rank obey `Job.hold`."""
+
+WAIT_SECONDS = 300.0
+"""For what a process does next; on a busy machine its imports alone take minutes."""
 
 TTL = 3600.0
 """Long enough that nothing has to renew a test's lease."""
@@ -95,14 +105,27 @@ class Job:
     ) -> subprocess.CompletedProcess[str]:
         """Runs the rank of the next attempt to its end."""
         process = self.start(module, *arguments, **environment)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=WAIT_SECONDS)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def hold(self, step: int | None) -> None:
+        """Lets ranks (of `start` with HELD) wait once that step is in the metrics; None lets them go on."""
+        file = self.run.path / "hold"
+        if step is None:
+            file.unlink(missing_ok=True)
+        else:
+            write_atomic(file, str(step))
+
+    def wait_for_step(self, step: int, process: subprocess.Popen[str]) -> None:
+        """Returns once a step is in the metrics, or the process has ended."""
+        wait_for(lambda: self.run.progress().get("step", 0) >= step or process.poll() is not None)
 
     def stop_after(self, step: int, process: subprocess.Popen[str]) -> int:
         """Asks to stop once a step is in the metrics; the exit code."""
-        wait_for(lambda: self.run.progress().get("step", 0) >= step or process.poll() is not None)
+        self.wait_for_step(step, process)
         self.stop_flag.touch()
-        process.communicate(timeout=120)
+        self.hold(None)
+        process.communicate(timeout=WAIT_SECONDS)
         return process.returncode
 
     def seen(self) -> list[dict[str, Any]]:
@@ -112,14 +135,19 @@ class Job:
     def metrics(self) -> list[dict[str, Any]]:
         """The metrics lines without what differs from run to run."""
         lines = [json.loads(line) for line in self.run.metrics.read_text().splitlines()]
-        return [
-            {key: line[key] for key in line if key not in ("time", "seconds", "phases", "attempt")} for line in lines
-        ]
+        return [{key: line[key] for key in line if key not in VARIES} for line in lines]
 
 
-def wait_for(condition: Any, seconds: float = 120.0) -> None:
+def seal_and_place(directory: Path, step: int, ours: checkpoint.Identity = OURS) -> Path:
+    """Makes what has been written into `directory` the checkpoint of `step`, as a rank does."""
+    entries = checkpoint.seal(directory, [path for path in directory.rglob("*") if path.is_file()])
+    checkpoint.write_manifest(directory, step, entries, ours)
+    return checkpoint.place(directory, step)
+
+
+def wait_for(condition: Any) -> None:
     """Polls until the condition holds."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + WAIT_SECONDS
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.02)

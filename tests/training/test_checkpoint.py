@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,15 +13,29 @@ from openrs.errors import BadInput
 from openrs.runs.files import write_atomic
 from openrs.runs.lease import LeaseLost
 from openrs.training import checkpoint
-from openrs.training.checkpoint import Invalid, clean, commit, newest_valid, prune, steps_in, temporary, verify
+from openrs.training.checkpoint import (
+    Foreign,
+    Found,
+    Identity,
+    Invalid,
+    clean,
+    newest_valid,
+    place,
+    prune,
+    set_aside,
+    steps_in,
+    temporary,
+    verify,
+)
+from tests.training.harness import OURS, seal_and_place
 
 
-def save(checkpoints: Path, step: int, experiment_hash: str = "sha256:a", world: int = 1) -> Path:
+def save(checkpoints: Path, step: int, ours: Identity = OURS) -> Path:
     directory = temporary(checkpoints, step)
     (directory / "inner").mkdir(parents=True)
     (directory / "model.safetensors").write_bytes(b"weights of step %d" % step)
     (directory / "inner" / "shard.pt").write_bytes(b"x" * 100)
-    return commit(directory, step, experiment_hash=experiment_hash, world=world)
+    return seal_and_place(directory, step, ours)
 
 
 def test_a_committed_checkpoint_is_whole(tmp_path: Path) -> None:
@@ -40,34 +56,60 @@ def test_every_kind_of_damage_is_seen_and_the_one_before_is_taken(tmp_path: Path
         "cannot be read": lambda path: (path / "inner" / "shard.pt").unlink(),
         "no manifest": lambda path: (path / "COMPLETE").unlink(),
         "manifest COMPLETE cannot be read": lambda path: (path / "COMPLETE").write_text('{"files": 3'),
-        "schema version 2": lambda path: (path / "COMPLETE").write_text('{"schema_version": 2, "files": {}}'),
     }
     for reason, damage in damages.items():
         for step in (8, 9):
             save(tmp_path, step)
         damage(tmp_path / "step-000009")
-        found, rejected = newest_valid(tmp_path, "sha256:a", 1)
+        found, rejected = newest_valid(tmp_path, OURS)
         assert found is not None and found.step == 8
         assert [entry.checkpoint for entry in rejected] == ["step-000009"] and reason in rejected[0].reason
         # Written anew, it takes the place of the damaged one.
         save(tmp_path, 9)
-        assert newest_valid(tmp_path, "sha256:a", 1) == (checkpoint.Found(tmp_path / "step-000009", 9), [])
+        assert newest_valid(tmp_path, OURS) == (Found(tmp_path / "step-000009", 9), [])
         assert not list(tmp_path.glob(".*"))
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    assert newest_valid(tmp_path / "none", "sha256:a", 1) == (None, [])
+    assert newest_valid(tmp_path / "none", OURS) == (None, [])
     assert steps_in(tmp_path / "none") == [] and clean(tmp_path / "none") == []
     with pytest.raises(Invalid, match="not there"):
         verify(tmp_path / "step-000001")
 
 
-def test_of_another_experiment_or_world(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("theirs", "reason"),
+    [
+        (replace(OURS, trains="sha256:b"), "written by another experiment (sha256:b…, this is sha256:a…)"),
+        (replace(OURS, run="other"), "written by another run (other, this is test)"),
+        (None, "manifest of schema version 99, this openrs writes and reads 2"),
+    ],
+)
+def test_what_is_somebody_elses_is_passed_over_and_kept(tmp_path: Path, theirs: Identity | None, reason: str) -> None:
+    def foreign(step: int) -> Path:
+        path = save(tmp_path, step, theirs or OURS)
+        if theirs is None:
+            (path / "COMPLETE").write_text('{"schema_version": 99, "files": 3}')
+        return path
+
+    foreign(9)
+    with pytest.raises(BadInput) as refused:
+        newest_valid(tmp_path, OURS)
+    assert reason in str(refused.value) and "step-000009" in str(refused.value)
+    save(tmp_path, 8)
+    found, rejected = newest_valid(tmp_path, OURS)
+    assert found == Found(tmp_path / "step-000008", 8) and rejected == [("step-000009", reason, True)]
+    # Kept under another name, so that this run's step 9 does not take its place.
+    (name,) = set_aside(tmp_path, rejected)
+    assert steps_in(tmp_path) == [8] and (tmp_path / name / "model.safetensors").exists()
+    with pytest.raises(Foreign) if theirs is None else nullcontext():
+        verify(tmp_path / name)
+
+
+def test_of_another_world_is_refused(tmp_path: Path) -> None:
     save(tmp_path, 3)
-    with pytest.raises(BadInput, match="another experiment"):
-        newest_valid(tmp_path, "sha256:b", 1)
     with pytest.raises(BadInput, match="1 training ranks, this job has 3"):
-        newest_valid(tmp_path, "sha256:a", 3)
+        newest_valid(tmp_path, replace(OURS, world=3))
 
 
 def test_checksums_may_be_left_alone(tmp_path: Path) -> None:
@@ -87,7 +129,7 @@ def test_a_lost_lease_leaves_no_checkpoint(tmp_path: Path) -> None:
         raise LeaseLost
 
     with pytest.raises(LeaseLost):
-        commit(directory, 1, experiment_hash="sha256:a", world=1, before_rename=lost)
+        place(directory, 1, lost)
     assert steps_in(tmp_path) == []
     assert clean(tmp_path) == [directory.name] and not list(tmp_path.iterdir())
 
@@ -125,4 +167,4 @@ def test_a_full_disk_is_known(error: Exception, expected: bool) -> None:
 def test_the_manifest_is_plain_json(tmp_path: Path) -> None:
     manifest = json.loads((save(tmp_path, 1) / "COMPLETE").read_text())
     write_atomic(tmp_path / "copy", json.dumps(manifest))
-    assert set(manifest) == {"schema_version", "step", "experiment_hash", "world", "files"}
+    assert set(manifest) == {"schema_version", "step", "run", "trains", "world", "files"}

@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 import torch
 
 from openrs.data.load import model_path
-from openrs.spec.experiment import Sampling
+from openrs.spec.parts import Sampling
 from openrs.training.generation import Completion, Request, request_seed
 from openrs.training.generation.local import LocalGenerator, draw
 from openrs.training.model import load_model

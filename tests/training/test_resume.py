@@ -14,7 +14,7 @@ import pytest
 
 from openrs.training import checkpoint
 from openrs.worker.rank import Rank
-from tests.training.harness import Job, tiny, wait_for
+from tests.training.harness import HELD, Job, tiny
 
 pytestmark = pytest.mark.train
 
@@ -27,10 +27,13 @@ VARIANTS = {
 }
 
 
+STATE = ("model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json")
+
+
 def weights(job: Job, step: int) -> str:
-    """Hash of model, optimizer and schedule of a checkpoint."""
+    """Hash of model, optimizer, schedule and state of a checkpoint."""
     directory = job.run.checkpoint(step)
-    content = [(directory / name).read_bytes() for name in ("model.safetensors", "optimizer.pt", "scheduler.pt")]
+    content = [(directory / name).read_bytes() for name in STATE]
     return hashlib.sha256(b"".join(content)).hexdigest()
 
 
@@ -112,7 +115,7 @@ def test_a_damaged_checkpoint_is_passed_over(job_of: Callable[..., Job], train_h
     (damaged.run.checkpoints / ".step-000003.dead").mkdir()
     assert train_here(damaged) == 0
     same(whole, damaged, 3)
-    event = damaged.run.ledger()[-1]
+    event = [event for event in damaged.run.ledger() if event["event"] == "training"][-1]
     assert event["from_step"] == 2 and event["removed"] == [".step-000003.dead"]
     assert event["rejected"] == [
         {"checkpoint": "step-000003", "reason": "model.safetensors has another content than was written"}
@@ -132,22 +135,32 @@ def test_a_checkpoint_of_another_experiment_is_refused(
     assert len(lines) == 1 and lines[0].startswith("openrs: ") and "another experiment" in lines[0]
 
 
+def fill_disk(monkeypatch: pytest.MonkeyPatch, at_step: int) -> None:
+    """The write of that step's checkpoint finds no room, when most of it is there."""
+    from openrs.training.snapshot import Host, snapshot
+
+    def full(trainer: Any, directory: Path, host: Host) -> Callable[[], list[Path]]:
+        step, write = trainer.state.global_step, snapshot(trainer, directory, host)
+
+        def fail() -> list[Path]:
+            written = write()
+            if step == at_step:
+                raise OSError(28, "No space left on device")
+            return written
+
+        return fail
+
+    monkeypatch.setattr("openrs.training.saving.snapshot", full)
+
+
 def test_a_full_disk_costs_a_recovery_checkpoint_and_nothing_else(
     job_of: Callable[..., Job],
     train_here: Callable[[Job], int],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from openrs.training.saving import Saver
-
-    job, write = job_of(tiny("training.steps=3")), Saver._write
-
-    def full(self: Saver, trainer: Any, directory: Path) -> None:
-        write(self, trainer, directory)
-        if trainer.state.global_step == 1:
-            raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Saver, "_write", full)
+    job = job_of(tiny("training.steps=3"))
+    fill_disk(monkeypatch, at_step=1)
     assert train_here(job) == 0
     assert checkpoint.steps_in(job.run.checkpoints) == [2, 3]
     assert not list(job.run.checkpoints.glob(".*"))
@@ -157,13 +170,8 @@ def test_a_full_disk_costs_a_recovery_checkpoint_and_nothing_else(
 def test_a_full_disk_at_the_last_step_is_a_failure(
     job_of: Callable[..., Job], train_here: Callable[[Job], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from openrs.training.saving import Saver
-
-    def full(self: Saver, trainer: Any, directory: Path) -> None:
-        raise OSError(28, "No space left on device")
-
     job = job_of(tiny("training.steps=1"))
-    monkeypatch.setattr(Saver, "_write", full)
+    fill_disk(monkeypatch, at_step=1)
     with pytest.raises(OSError, match="No space"):
         train_here(job)
     assert not job.run.is_complete("train")
@@ -173,17 +181,19 @@ def test_sigkill_and_stop_of_a_real_process(
     tmp_path: Path, job_of: Callable[..., Job], train_here: Callable[[Job], int]
 ) -> None:
     """One process is killed, the next asked to stop, the third finishes: as if nothing had happened."""
-    experiment = tiny("training.steps=16", "checkpoint.every_steps=3")
+    experiment = tiny("training.steps=10", "checkpoint.every_steps=3")
     whole, cut = job_of(experiment, "whole"), job_of(experiment, "cut")
     assert train_here(whole) == 0
-    process = cut.start()
-    wait_for(lambda: cut.run.progress().get("step", 0) >= 4 or process.poll() is not None)
+    cut.hold(5)
+    process = cut.start(PYTHONPATH=str(HELD))
+    cut.wait_for_step(5, process)
     process.send_signal(signal.SIGKILL)
     _, error = process.communicate()
     assert process.returncode == -signal.SIGKILL, error
-    before = cut.run.progress()["step"]
-    assert cut.stop_after(before + 2, cut.start()) == 75
-    assert checkpoint.steps_in(cut.run.checkpoints)[-1] == cut.run.progress()["step"]
+    assert checkpoint.steps_in(cut.run.checkpoints) == [3]
+    cut.hold(7)
+    assert cut.stop_after(7, cut.start(PYTHONPATH=str(HELD))) == 75
+    assert checkpoint.steps_in(cut.run.checkpoints)[-1] == cut.run.progress()["step"] == 7
     last = cut.finish()
     assert (last.returncode, last.stderr) == (0, "")
-    same(whole, cut, 16)
+    same(whole, cut, 10)

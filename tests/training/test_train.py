@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from openrs.runs import completions
+from openrs.runs.directory import RunDirectory
 from openrs.runs.files import read_lines
 from openrs.runs.lease import Lease
 from openrs.training import checkpoint
@@ -50,7 +51,20 @@ def test_what_a_run_leaves_behind(
     assert set(kept[0]["rewards"]) == set(printed[0]["rewards"]) and kept[0]["prompt"].endswith("=?")
     first_group = kept[: experiment.training.completions_per_prompt]
     assert len({line["prompt"] for line in first_group}) == 1 and len({line["completion"] for line in first_group}) > 1
-    assert job.run.ledger()[-1]["problems"] == 60
+    [training] = [event for event in job.run.ledger() if event["event"] == "training"]
+    assert training["problems"] == 60
+
+
+@pytest.mark.train
+def test_a_step_counts_what_it_has_judged_and_nothing_before(
+    job_of: Callable[..., Job], train_here: Callable[[Job], int]
+) -> None:
+    from openrs.rewards import verify
+
+    verify.judge(["$$"] * 5, ["\\boxed{1}"] * 5)  # somebody else in this process, whose gold answer cannot be read
+    job = job_of(tiny("training.steps=1"))
+    assert train_here(job) == 0
+    assert [line["unscorable"] for line in job.metrics()] == [0.0]
 
 
 @pytest.mark.train
@@ -118,3 +132,21 @@ def test_a_complete_run_and_bad_input_end_before_torch(job_of: Callable[..., Job
     (job.run.submission(1) / "spec.json").write_text(tiny("training.steps=3").model_dump_json())
     job.run.complete_marker("train").unlink()
     assert "not the experiment" in start(stage).stderr
+
+
+def test_storage_that_is_gone_is_one_line(
+    job_of: Callable[..., Job],
+    train_here: Callable[[Job], int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A stand-in for a file system that became read-only: for root, permissions are no obstacle."""
+    job = job_of(tiny())
+
+    def read_only(run: RunDirectory, writer: str, event: str, **facts: object) -> None:
+        raise OSError(30, "Read-only file system", str(run.path / "ledger"))
+
+    monkeypatch.setattr(RunDirectory, "log", read_only)
+    assert train_here(job) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"openrs: {job.run.path / 'ledger'}: Read-only file system; what is complete there stays"]

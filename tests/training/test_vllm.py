@@ -21,7 +21,8 @@ pytest.importorskip("vllm")
 import torch
 
 from openrs.data.load import model_path
-from openrs.spec.experiment import Sampling, VllmGeneration
+from openrs.spec.experiment import VllmGeneration
+from openrs.spec.parts import Sampling
 from openrs.training import sizes
 from openrs.training.generation import Completion, Request, request_seed
 from openrs.training.generation import engine as engines

@@ -22,7 +22,7 @@ from openrs.spec.canonical import pretty
 from openrs.spec.load import load_cluster, load_experiment
 from openrs.stage import StageFile
 from openrs.worker import ranks as ranks_module
-from openrs.worker.stop import StopRequest
+from openrs.worker.stop import StopRequest, hurry_flag
 from openrs.worker.supervisor import Supervisor
 from tests.worker.standin import STEPS
 
@@ -172,6 +172,31 @@ def test_a_rank_that_does_not_listen_is_killed_after_the_grace(
     assert attempt.code() == 75
     assert "killed" in ends(path)[0][1]
     assert all(start_ticks(pid) is None for pid in ranks)
+
+
+@pytest.mark.parametrize("by_file", [False, True])
+def test_a_second_request_hastens(
+    by_file: bool, make_stage: Callable[..., Path], start: Callable[..., Attempt], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The same signal twice at once is one request; only one that comes later is a second."""
+    monkeypatch.setattr("openrs.worker.stop.SAME_SECONDS", 0.5)
+    monkeypatch.setattr("openrs.worker.supervisor.HURRY_SECONDS", 0.2)
+    path = make_stage(environment={"STANDIN": "deaf"}, grace_seconds=300)
+    attempt = start(path, tmp_path / "stop")
+    while not run_of(path).attempts("train"):
+        time.sleep(0.01)
+    time.sleep(0.5)
+    for _ in range(3):
+        os.kill(attempt.pid, signal.SIGTERM)
+    attempt.process.join(1.5)
+    assert attempt.process.is_alive(), "three signals at once were taken for a second request"
+    if by_file:
+        hurry_flag(tmp_path / "stop").touch()
+    else:
+        os.kill(attempt.pid, signal.SIGUSR2)
+    assert attempt.code() == 75
+    assert "killed: it had not stopped in time" in ends(path)[0][1]
 
 
 @pytest.mark.parametrize(

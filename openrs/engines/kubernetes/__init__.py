@@ -17,7 +17,8 @@ from openrs.plan import Plan, Stage
 from openrs.runs.files import last_object
 from openrs.spec.canonical import pretty
 from openrs.spec.cluster import Cluster
-from openrs.spec.experiment import Experiment
+from openrs.spec.experiment import Experiment, Spec
+from openrs.spec.parts import Data, Model
 
 Object = dict[str, Any]
 
@@ -51,7 +52,7 @@ class KubernetesEngine:
             self._connected = Api.of(self.cluster)
         return self._connected
 
-    def render(self, experiment: Experiment, plan: Plan, place: Place) -> Artifacts:
+    def render(self, experiment: Spec, plan: Plan, place: Place) -> Artifacts:
         """For each stage one YAML file: the ConfigMap with all that the Job is told, and the Job."""
         self._check(experiment)
         common = common_files(experiment, plan, place, self.cluster)
@@ -69,7 +70,7 @@ class KubernetesEngine:
             )
         return Artifacts(place, plan, files)
 
-    def _check(self, experiment: Experiment) -> None:
+    def _check(self, experiment: Spec) -> None:
         """Raises BadInput for what pods could not find or do."""
         cluster = self.cluster
         if cluster.setup:
@@ -77,7 +78,9 @@ class KubernetesEngine:
                 f"cluster {cluster.name}: setup: {cluster.setup[0]!r} cannot run in a pod, where a shell would keep the signals "
                 f"from the supervisor; put it into the image"
             )
-        local = {"model": experiment.model, "data": experiment.data}
+        local: dict[str, Model | Data] = {"model": experiment.model}
+        if isinstance(experiment, Experiment):
+            local["data"] = experiment.data
         local |= {f"evaluation.benchmarks.{item.name}.data": item.data for item in experiment.evaluation.benchmarks}
         paths = {where: item.path for where, item in local.items() if item.type == "path" or item.type == "jsonl"}
         paths = {f"{where}.path": path for where, path in paths.items() if not path.startswith("openrs:")}

@@ -198,7 +198,7 @@ class Api:
         if error.status == 401:
             text += "; the kubeconfig's credentials are not accepted, log in anew"
         elif error.status == 403 and " cannot " in message:
-            text += "; the Role openrs-user of deploy/base grants it"
+            text += f"; the Role openrs-user of deploy/base grants it, if {self.namespace} is the namespace that was meant and is there"
         elif error.status == 404 and reason == "NotFound" and f'namespaces "{self.namespace}"' in message:
             text += "; create it as deploy/README.md says, or set namespace in the profile"
         return Refused(text, error.status, reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
 
-from openrs.engines import Job, NodeAway, Place, PodLog
+from openrs.engines import Job, LogGone, NodeAway, Place, PodLog
 from openrs.engines.kubernetes.api import Api, Refused
 from openrs.engines.kubernetes.manifest import RUN, label_value, reader
 from openrs.engines.kubernetes.states import waiting_words
@@ -22,6 +23,9 @@ Object = dict[str, Any]
 JOB_LABEL = "batch.kubernetes.io/job-name"
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 """Labels that the Job controller gives its pods."""
+
+_TIMED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:")
+"""How a line begins that was printed."""
 
 START_SECONDS = 300
 """How long the reading pod may take to start."""
@@ -46,13 +50,18 @@ def pod_logs(api: Api, jobs: list[Job]) -> list[PodLog]:
 def _read(api: Api, pod: str, since: str | None = None) -> str:
     query = {"timestamps": "true"} | ({"sinceTime": since} if since else {})
     try:
-        return api.log(pod, **query)
+        text = api.log(pod, **query)
     except Refused as error:
-        if error.status in (400, 404):  # not started yet, or gone already
+        if error.status == 400 and "waiting" in str(error):  # it has not started yet
             return ""
+        if error.status in (400, 404):
+            raise LogGone(f"pod {pod} is gone") from None
         if error.status >= 500:  # what the server says when a kubelet does not answer it
             raise NodeAway(f"pod {pod}: its node does not answer") from None
         raise
+    if text and not _TIMED.match(text):  # a kubelet that has removed the file says so in place of it
+        raise LogGone(f"pod {pod} is gone")
+    return text
 
 
 def pull(api: Api, cluster: Cluster, place: Place, target: Path) -> int:
@@ -180,6 +189,12 @@ def _extract(chunks: Iterator[bytes], target: Path) -> int:
             path = target / member.name
             if not path.resolve().is_relative_to(target.resolve()):
                 raise BadInput(f"{member.name!r} in the run directory would be written outside of {target}")
+            if member.name == "spec.json" and path.exists():
+                if content.read() != path.read_bytes():
+                    raise BadInput(
+                        f"the run directory in the cluster is that of another run, with another spec than {path}; nothing was copied"
+                    )
+                continue
             if path.is_relative_to(target / "submission") and path.exists():
                 continue  # what was sent is the client's to say; a pod writes a source.json of its own there
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from openrs.errors import BadInput
 from openrs.plan import Plan, Stage
 from openrs.resources import shipped
 from openrs.spec.cluster import Cluster
-from openrs.spec.experiment import Experiment
+from openrs.spec.experiment import Spec
 from openrs.spec.kubernetes import SUBDOMAIN
 from openrs.stage import SECRET_PREFIX
 
@@ -58,7 +58,7 @@ def label_value(text: str) -> str:
 
 
 def render_stage(
-    stage: Stage, experiment: Experiment, plan: Plan, place: Place, cluster: Cluster, files: dict[str, str]
+    stage: Stage, experiment: Spec, plan: Plan, place: Place, cluster: Cluster, files: dict[str, str]
 ) -> str:
     """The ConfigMap and the Job of a stage, as a YAML text that `kubectl apply -f` takes; `files` go into the former.
 
@@ -107,7 +107,7 @@ def _config(stage: Stage, plan: Plan, place: Place, cluster: Cluster, files: dic
     return config
 
 
-def _job(stage: Stage, experiment: Experiment, plan: Plan, place: Place, cluster: Cluster) -> Object:
+def _job(stage: Stage, experiment: Spec, plan: Plan, place: Place, cluster: Cluster) -> Object:
     job = _shipped("train.yaml" if stage.kind == "train" else "cells.yaml")
     job["metadata"] = _metadata(job["metadata"], stage, plan, place, cluster)
     annotations, spec, waits = job["metadata"]["annotations"], job["spec"], bool(stage.after)
@@ -157,7 +157,7 @@ def _own_labels(place: Place) -> dict[str, str]:
     return {RUN: label_value(place.run)}
 
 
-def _enqueue(job: Object, stage: Stage, experiment: Experiment, queue: str) -> None:
+def _enqueue(job: Object, stage: Stage, experiment: Spec, queue: str) -> None:
     """Under Kueue: it suspends and releases Jobs itself, and would release what it knows of.
 
     So what waits for training joins the queue only when it is released, and nothing else is suspended by us.
@@ -272,7 +272,7 @@ def accepted_products(stage: Stage, cluster: Cluster) -> list[str]:
     return products
 
 
-def _environment(container: Object, experiment: Experiment, name: str, cluster: Cluster) -> None:
+def _environment(container: Object, experiment: Spec, name: str, cluster: Cluster) -> None:
     """What the supervisor reads from its environment, and the secrets."""
     variables: dict[str, Object] = {variable["name"]: variable for variable in container["env"]}
     for variable, value in (("OPENRS_HANDLE", name), ("OPENRS_IMAGE", cluster.image)):

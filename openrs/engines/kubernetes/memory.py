@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import replace
 
 from openrs.engines import FORGOTTEN, Job, JobInfo, JobState
 from openrs.runs.files import read_object, write_atomic
@@ -12,11 +13,17 @@ FILE = "seen.json"
 
 
 def keep(job: Job, info: JobInfo | None) -> JobInfo:
-    """`info` once it is written down; without one, what is known of a Job that the server does not know any more."""
+    """`info` once it is written down; without one, what is known of a Job that the server does not know any more.
+
+    Step and attempts of a pod that cannot be asked now, e.g. of a lost node, are those that were seen last.
+    """
     path = job.directory / FILE
     if info is None:
         return recall(job)
-    if info.state.ended or info.step or info.tasks:
+    if info.step is None or info.attempts is None:
+        seen = recall(job)
+        info = replace(info, step=info.step or seen.step, attempts=info.attempts or seen.attempts)
+    if info.state.ended or info.step or info.attempts or info.tasks:
         content = {
             "state": info.state,
             "reason": info.reason,

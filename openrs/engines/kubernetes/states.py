@@ -165,6 +165,10 @@ def ended_of(pod: Object) -> Ended | None:
         reason = f"{words} was killed for want of memory (exit 137); raise resources.memory_gb"
     elif terminated.get("reason") == "StartError":
         reason = f"{words} could not start: {_line(said)[-300:]}; check python in the profile, which must be a program of the image"
+    elif code == 137 and "deletionTimestamp" in pod["metadata"]:
+        reason = f"{words} did not stop in time and was killed (exit 137); raise recovery.grace_seconds"
+    elif code == 137:  # the runtime misses the kernel's word now and then
+        reason = f"{words} was killed (exit 137), most likely for want of memory; raise resources.memory_gb"
     elif code == 255 and terminated.get("reason") == "Unknown":
         reason = f"{words}: its node {pod['spec'].get('nodeName', '')} restarted"
     else:

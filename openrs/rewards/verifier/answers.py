@@ -27,12 +27,12 @@ _BOX = re.compile(r"\\f?box(?:ed)?\s*\{|\\.|[{}]", re.DOTALL)
 _ANY_BOX = re.compile(r"\\(?:boxed|fbox)")
 _ANNOUNCED = re.compile(r"final answer", re.IGNORECASE)
 _PERCENT = re.compile(r"\s*(?:\\?\$|\\[\])])*\s*(?:\\?%|[Pp]ercent|[Pp]ct)")
-_MATH = re.compile(r"\$|\\\(|\\\[")
+_MATH = re.compile(r"(?<!\\)\$|\\\(|\\\[")
 _DIGITS = r"(-?[1-9][0-9]{0,14}|0)"
 _INTEGER = re.compile(rf"\$\$\\boxed\{{\s*{_DIGITS}\s*\}}\$\$|\${_DIGITS}\$|{_DIGITS}")
-
-
 _PLAIN = re.compile(r"(?=.*[0-9])[^$\n]{0,199}[^$\n\\]")
+_SENTENCE = re.compile(r"[^\W\d_]+(?:[\s'’,.;:-]+[^\W\d_]+)+[.!?]?")
+_WORD = re.compile(r"[^\W\d_]{2,}")
 
 
 class Answer(NamedTuple):
@@ -57,12 +57,17 @@ def locate(completion: str, anywhere: bool = False) -> Answer:
     return Answer(_as_math(text), announced_only=not (closed or short or anywhere))
 
 
-def gold(text: str) -> str:
-    """A gold answer, or a solution that ends in one, as math-verify is to read it."""
+def gold(text: str, words: bool = False) -> str:
+    """A gold answer, or a solution that ends in one, as math-verify is to read it; with `words`, as one that knows words.
+
+    A sentence stays bare, and nothing is read in it: between dollar signs its letters would be factors, in any order.
+    """
     text = text.strip()
     if _ANY_BOX.search(text):
         return _bounded(_only_box(text) or text)
-    return _bounded(text if _MATH.search(text) or not text else f"${text}$")
+    if _MATH.search(text) or not text or (not words and _is_sentence(text)):
+        return _bounded(text)
+    return _bounded(f"${_without_currency(text)}$")
 
 
 def integer(text: str) -> str | None:
@@ -75,12 +80,21 @@ def integer(text: str) -> str | None:
 
 
 def same(gold: str, answer: str) -> bool:
-    """Whether an answer is the gold one, character by character, in a form that math-verify finds equal to itself.
+    """Whether an answer is the gold one, character by character: a sentence, or what math-verify finds equal to itself.
 
     A line with a digit in it is never empty to math-verify, and equal texts are equal to it, parsed or not.
     """
-    content = gold[1:-1]
-    return answer == f"$$\\boxed{{{content}}}$$" and _PLAIN.fullmatch(content) is not None and gold == f"${content}$"
+    wanted, given = _bare(gold), _bare(answer)
+    if _is_sentence(gold):
+        return wanted in (given, given.removeprefix("\\text{").removesuffix("}"))
+    return wanted == given and _PLAIN.fullmatch(wanted) is not None
+
+
+def _bare(text: str) -> str:
+    r"""The content of a box or of dollar signs around the whole of a text."""
+    if text.startswith("$$\\boxed{") and text.endswith("}$$"):
+        return text[len("$$\\boxed{") : -len("}$$")]
+    return text[1:-1] if len(text) > 1 and text.startswith("$") and text.endswith("$") else text
 
 
 def boxes(text: str) -> list[tuple[int, int]]:
@@ -138,5 +152,16 @@ def _bounded(text: str) -> str:
 
 def _as_math(text: str) -> str:
     r"""Bare LaTeX is read only between dollar signs; a box that is not closed is not read at all."""
-    bare = "\\" in text and not _MATH.search(text) and not _ANY_BOX.search(text)
-    return f"${text}$" if bare else text
+    if _MATH.search(text) or _ANY_BOX.search(text):
+        return text
+    text = _without_currency(text)
+    return f"${text}$" if "\\" in text else text
+
+
+def _without_currency(text: str) -> str:
+    r"""Without `\$`, which is money and no mark of mathematics: outside of dollar signs math-verify reads nothing behind it."""
+    return text.replace("\\$", "")
+
+
+def _is_sentence(text: str) -> bool:
+    return len(text) <= PARAGRAPH and _SENTENCE.fullmatch(text) is not None and len(_WORD.findall(text)) > 1

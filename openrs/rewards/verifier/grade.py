@@ -1,4 +1,4 @@
-"""Verdicts by math-verify 0.5.2. The only file that calls it; runs in the pool's worker processes.
+"""Verdicts by math-verify 0.5.2, and by lighteval's metrics. The only file that calls it; runs in the pool's worker processes.
 
 math-verify bounds its own work by SIGALRM (3 s for a parse, 3 s for a comparison), so it must be called in the main
 thread: in any other one, every comparison is silently False. A long call in C outlasts the alarm: the pool kills then.
@@ -7,16 +7,26 @@ thread: in any other one, every comparison is silently False. A long call in C o
 from __future__ import annotations
 
 from functools import cache, lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-Rule = Literal["math-verify", "strict", "as-shipped", "as-shipped-scaled"]
+ExtractiveRule = Literal["extractive-expr", "extractive-latex", "extractive-choice"]
+"""lighteval's `extractive_match` over a whole completion, for evaluation; the gold is an expression, LaTeX, or a choice."""
+
+EXTRACTIVE: tuple[ExtractiveRule, ...] = get_args(ExtractiveRule)
+
+Rule = Literal["math-verify", "strict", "as-shipped", "as-shipped-scaled"] | ExtractiveRule
 """How a pair is judged: gold first, as math-verify asks for it · the stricter rule · as the `accuracy` of Open-RS does it
-· as its `cosine` and `length` do, whose configuration differs in how boxes are read."""
+· as its `cosine` and `length` do, whose configuration differs in how boxes are read · by lighteval."""
 
 
 @lru_cache(maxsize=4096)
 def gold(rule: Rule, text: str) -> tuple[Any, ...]:
-    """What is read in a gold answer; empty where nothing is. Parsed once for all completions of a problem."""
+    """What is read in a gold answer; empty where nothing is. Parsed once for all completions of a problem.
+
+    What math-verify cannot parse it gives back as text, which equals nothing but itself: for its rule nothing is read then.
+    """
+    if rule in EXTRACTIVE:
+        return (text,)  # what lighteval cannot read, it compares letter by letter
     from math_verify import LatexExtractionConfig, parse
 
     if rule in ("as-shipped", "as-shipped-scaled"):
@@ -25,11 +35,17 @@ def gold(rule: Rule, text: str) -> tuple[Any, ...]:
         from openrs.rewards.verifier import strict
 
         text = strict.plain(text)
-    return tuple(parse(text) or parse(text.strip("$")))
+    found = parse(text) or parse(text.strip("$"))
+    read = rule == "strict" or any(not isinstance(one, str) for one in found)
+    return tuple(found) if read else ()
 
 
 def correct(rule: Rule, gold_text: str, answer: str, announced_only: bool) -> bool:
     """Whether an answer is equal to a gold answer in which something could be read."""
+    if rule in EXTRACTIVE:
+        from openrs.evaluation import extractive
+
+        return extractive.correct(rule, gold_text, answer)
     if rule == "strict":
         from openrs.rewards.verifier import strict
 

@@ -108,9 +108,13 @@ class _Worker:
 class Pool:
     """So many worker processes, started when there is work for them."""
 
-    def __init__(self, size: int | None = None, seconds: float = SECONDS, memory: int = MEMORY) -> None:
+    def __init__(
+        self, size: int | None = None, seconds: float = SECONDS, memory: int = MEMORY, lighteval: bool = False
+    ) -> None:
         self.size = size or default_size()
         self.seconds, self._memory = seconds, memory
+        self._lighteval = lighteval
+        """Whether its workers judge by lighteval's metrics."""
         self.workers: list[_Worker] = []
         self._lock = threading.Lock()
         self._failed_starts = 0
@@ -161,7 +165,7 @@ class Pool:
         worker = _Worker(process, time.monotonic() + START_SECONDS)
         for pipe in worker.pipes:
             os.set_blocking(pipe, False)
-        worker.send({"memory": self._memory})
+        worker.send({"memory": self._memory, "lighteval": self._lighteval})
         return worker
 
     def started(self, error: str | None) -> None:
@@ -169,7 +173,8 @@ class Pool:
         self._failed_starts = 0 if error is None else self._failed_starts + 1
         if error is not None and self._failed_starts >= 3:
             self._failed_starts = 0
-            raise OpenRSError(f"math-verify cannot be run by {sys.executable}: {error}; install openrs[train] there")
+            what, extra = ("lighteval", "eval") if self._lighteval else ("math-verify", "train")
+            raise OpenRSError(f"{what} cannot be run by {sys.executable}: {error}; install openrs[{extra}] there")
 
 
 class _Call:
@@ -184,7 +189,8 @@ class _Call:
         most = -(-len(pairs) // pool.size)
         pieces = [group[at : at + most] for group in groups.values() for at in range(0, len(group), most)]
         self._waiting = deque(deque(piece) for piece in sorted(pieces, key=len, reverse=True))
-        self._unreadable: set[tuple[str, str]] = set()
+        self._unreadable: dict[tuple[str, str], Verdict] = {}
+        """Rule and gold answer → what is then said of each of its pairs."""
         self._crashed: set[int] = set()
 
     def run(self) -> list[Verdict]:
@@ -215,7 +221,7 @@ class _Call:
         index = worker.work[0]
         pair = self._pairs[index]
         if (pair.rule, pair.gold) in self._unreadable:
-            self._verdicts[index] = Verdict(None)
+            self._verdicts[index] = self._unreadable[pair.rule, pair.gold]
             worker.work.popleft()
             return
         worker.busy, worker.readable = True, None
@@ -267,12 +273,11 @@ class _Call:
                 self._pool.started(str(reply["error"]))
             return
         index = worker.work[0]
-        if isinstance(reply, bool):
-            worker.readable, worker.deadline = reply, time.monotonic() + self._pool.seconds
-            if reply:
+        if not isinstance(reply, dict):
+            worker.readable, worker.deadline = reply is True, time.monotonic() + self._pool.seconds
+            if reply is True:
                 return
-            self._unreadable.add((self._pairs[index].rule, self._pairs[index].gold))
-            self._verdicts[index] = Verdict(None)
+            self._give_up(index, Verdict(None, "time" if reply == "time" else None))
         else:
             self._verdicts[index] = Verdict(reply["correct"], reply["limit"])
         worker.work.popleft()
@@ -290,13 +295,19 @@ class _Call:
         elif worker.busy:
             index = worker.work.popleft()
             if worker.readable is None:
-                self._unreadable.add((self._pairs[index].rule, self._pairs[index].gold))
-            self._verdicts[index] = Verdict(False if worker.readable else None, why)
+                self._give_up(index, Verdict(None, why))
+            else:
+                self._verdicts[index] = Verdict(False, why)
         self._give_back(worker)
         ready = worker.ready
         self._pool.drop(worker)
         if not ready:
             self._pool.started("it took too long to start" if why == "time" else f"it ended with code {code}")
+
+    def _give_up(self, index: int, verdict: Verdict) -> None:
+        """Settles a pair whose gold answer cannot be read, and with it all others of that gold answer."""
+        self._unreadable[self._pairs[index].rule, self._pairs[index].gold] = verdict
+        self._verdicts[index] = verdict
 
     def _give_back(self, worker: _Worker) -> None:
         if worker.work:

@@ -3,8 +3,8 @@
 Started by the pool, which kills it where a pair takes too long. It ends by itself when its standard input ends, when it
 has grown too large, and with its parent, however that ends.
 
-    {"memory": bytes}                           → "ready", or {"error": why}
-    {"rule", "gold", "text", "announced_only"}  → true or false (can the gold answer be read?), and if so
+    {"memory": bytes, "lighteval": bool}        → "ready", or {"error": why}
+    {"rule", "gold", "text", "announced_only"}  → true, false or "time" (can the gold answer be read?), and if true
                                                   {"correct": bool, "limit": null, "time" or "memory", "leaving": bool}
 
 A pair is left after so much processor time, which does not depend on what else the machine does. Where that is not
@@ -27,6 +27,9 @@ PR_SET_PDEATHSIG = 1
 
 CPU_SECONDS = 0.5
 """Processor time for a pair. Of 10,691 pairs of published problems none that is equal took half of it."""
+
+EXTRACTIVE_CPU_SECONDS = 30.0
+"""The same where lighteval judges: it looks for answers in all of a completion, which may have 32,768 tokens."""
 
 GOLD_CPU_SECONDS = 2.0
 """Processor time for the parse of a gold answer, once for all its completions."""
@@ -56,10 +59,14 @@ def main(parent: int) -> int:
         import math_verify  # noqa: F401
 
         from openrs.rewards.verifier import grade
+
+        if settings["lighteval"]:
+            from openrs.evaluation import extractive
+
+            extractive.preload()
     except ImportError as error:
         _reply(replies, {"error": str(error)})
         return 1
-    signal.signal(signal.SIGPROF, _over_time)
     # What the libraries load when they are first used is no pair's fault.
     grade.correct("strict", "$x+\\frac{1}{2}$", "$\\frac{1+2x}{2}$", False)
     grade.correct("math-verify", "$\\{1,2\\}$", "$x^2=\\sqrt{2}$", False)
@@ -76,16 +83,19 @@ def _serve(request: dict[str, Any], replies: BinaryIO, ceiling: int) -> bool:
     from openrs.rewards.verifier import grade
 
     correct, limit = False, None
+    readable: bool | str
     try:
         with _cpu_limit(GOLD_CPU_SECONDS):
             readable = bool(grade.gold(request["rule"], request["gold"]))
-    except (OverTime, Exception):
+    except OverTime:
+        readable = "time"
+    except Exception:
         readable = False
     _reply(replies, readable)
-    if not readable:
+    if readable is not True:
         return True
     try:
-        with _cpu_limit(CPU_SECONDS):
+        with _cpu_limit(EXTRACTIVE_CPU_SECONDS if request["rule"] in grade.EXTRACTIVE else CPU_SECONDS):
             correct = grade.correct(request["rule"], request["gold"], request["text"], request["announced_only"])
     except OverTime:
         limit = "time"
@@ -100,16 +110,23 @@ def _serve(request: dict[str, Any], replies: BinaryIO, ceiling: int) -> bool:
 
 @contextlib.contextmanager
 def _cpu_limit(seconds: float) -> Iterator[None]:
+    """Raises OverTime once what it encloses has used so much processor time, also where that was caught in there."""
+    fired = 0
+
+    def over_time(number: int, frame: object) -> None:
+        nonlocal fired
+        fired += 1
+        raise OverTime
+
+    signal.signal(signal.SIGPROF, over_time)
     signal.setitimer(signal.ITIMER_PROF, seconds, REPEAT)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)  # math-verify may have been left before it could do this
-
-
-def _over_time(number: int, frame: object) -> None:
-    raise OverTime
+    if fired:  # a bare `except` took it for its own; what was found since is half of something
+        raise OverTime
 
 
 def _reply(replies: BinaryIO, value: Any) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy
 import torch
 
-from openrs.spec.experiment import Sampling
+from openrs.spec.parts import Sampling
 from openrs.training.generation import Completion, Request
 from openrs.training.sizes import KV_BLOCK_TOKENS, kv_blocks
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from openrs.spec.experiment import Sampling
+from openrs.spec.parts import Sampling
 from openrs.training.generation import Completion, Request
 
 

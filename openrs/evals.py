@@ -1,0 +1,195 @@
+"""Evaluations beside a run's own: more cells of its checkpoints, models as they are, and checkpoints as they land."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from openrs import plan as planning
+from openrs.engines import RemoteEngine, engine_for
+from openrs.errors import BadInput
+from openrs.launch import alone, send_more, spec_of
+from openrs.runs import record
+from openrs.runs.directory import RunDirectory
+from openrs.runs.files import read_object
+from openrs.spec.cluster import Cluster
+from openrs.spec.evaluation import ModelEvaluation
+from openrs.spec.experiment import Experiment, Spec
+from openrs.spec.load import load_evaluation, named_benchmarks, validate
+from openrs.spec.paths import shortened
+from openrs.status import RunStatus, finished_cells, jobs, stage_states
+from openrs.training.checkpoint import MANIFEST
+
+BASE = "base"
+"""Says the base model where a checkpoint is named."""
+
+_STEP = re.compile(r"(?:step-)?0*([1-9][0-9]{0,8})")
+
+
+def evaluate_run(
+    runs: Path,
+    run: str,
+    checkpoints: Sequence[str],
+    benchmarks: Sequence[str] = (),
+    seeds: Sequence[int] | None = None,
+    full: bool = False,
+) -> tuple[record.Record, int]:
+    """Sends cells of a run's checkpoints that are neither done nor under way; the record, and how many were sent.
+
+    Raises BadInput for checkpoints that are not there, and for benchmarks that nobody knows.
+    """
+    with alone(runs, run):
+        known = record.load(runs, run)
+        engine = engine_for(known.cluster)
+        spec = _with(spec_of(known), benchmarks, RunDirectory(Path(known.dir)).is_complete("train"))
+        infos = engine.inspect(list(jobs(known).values()))
+        states = stage_states(known, infos)
+        steps = [_step(known, spec, name) for name in checkpoints]
+        wanted = planning.cells(spec, list(dict.fromkeys(steps)), full=full, seeds=seeds)
+        if benchmarks:
+            names = {entry["name"] for entry in named_benchmarks(benchmarks)}
+            wanted = [cell for cell in wanted if cell.benchmark in names]
+        taken: set[str] = set()
+        for name, (_, sent) in known.newest().items():
+            info = infos.get(sent.handle)
+            taken |= finished_cells(known, sent, info) if info is not None else set()
+            taken |= set() if states[name].state.ended else {cell.path for cell in sent.cells}
+        directory = RunDirectory(Path(known.dir))
+        todo = [cell for cell in wanted if cell.path not in taken and directory.cell(cell) is None]
+        if not todo:
+            return known, 0
+        number = max([0, *directory.submissions()]) + 1
+        stages = planning.cell_stages(f"extra-{number}", todo, [], spec, known.cluster)
+        return send_more(known, runs, spec, planning.assemble(spec, known.cluster, stages)), len(todo)
+
+
+def _with(spec: Spec, benchmarks: Sequence[str], trained: bool) -> Spec:
+    """The spec with these benchmarks too. While it trains, a run's spec is what its checkpoints are held against."""
+    if not benchmarks:
+        return spec
+    have = {benchmark.name for benchmark in spec.evaluation.benchmarks}
+    new = [entry for entry in named_benchmarks(benchmarks) if entry["name"] not in have]
+    if not new:
+        return spec
+    if isinstance(spec, Experiment) and not trained:
+        raise BadInput(
+            f"--benchmarks {new[0]['name']}: not one of the run's own ({', '.join(have) or 'it has none'}), and others can be "
+            f"added only when training is complete"
+        )
+    content = spec.model_dump(mode="json")
+    content["evaluation"]["benchmarks"] += new
+    return validate(type(spec), content, "--benchmarks")
+
+
+def _step(known: record.Record, spec: Spec, name: str) -> int | None:
+    """The step of a checkpoint's name, None for the base model. Raises BadInput where it is not there."""
+    if name == BASE or name in {planning.model_id(model) for model in spec.models}:
+        return None
+    match = _STEP.fullmatch(name)
+    directory = RunDirectory(Path(known.dir))
+    remote = isinstance(engine_for(known.cluster), RemoteEngine)
+    there = sorted(spec.evaluation.at_steps)
+    if not remote:
+        there = sorted({*there} & {*complete_steps(directory)})
+    if match is None or int(match[1]) not in there:
+        names = ", ".join([BASE, *map(planning.checkpoint_id, there)])
+        why = "" if there else "; no checkpoint of evaluation.at_steps is complete"
+        raise BadInput(f"--checkpoint {shortened(name)!r}: there is {names}{why}")
+    return int(match[1])
+
+
+def complete_steps(directory: RunDirectory) -> list[int]:
+    """Steps of the checkpoints that have their manifest, ascending."""
+    try:
+        found = [path for path in directory.checkpoints.iterdir() if (path / MANIFEST).is_file()]
+    except OSError:
+        return []
+    return sorted(int(match[1]) for path in found if (match := _STEP.fullmatch(path.name)))
+
+
+def model_evaluation(
+    model: str,
+    cluster: Cluster,
+    benchmarks: Sequence[str],
+    revisions: Sequence[str] = (),
+    seeds: Sequence[int] | None = None,
+    full: bool = False,
+    overrides: Sequence[str] = (),
+) -> ModelEvaluation:
+    """The spec of evaluating a model of the Hub, some of its revisions, or a directory. Raises BadInput."""
+    path = Path(model).expanduser()
+    raw: dict[str, Any]
+    if path.is_dir():
+        raw = {"type": "path", "path": str(path.absolute())}
+        dtype = (read_object(path / "config.json") or {}).get("torch_dtype")
+        if dtype in ("bfloat16", "float16") and _gpus(cluster):
+            raw["dtype"] = dtype
+    elif model.count("/") == 1 and not model.startswith((".", "/", "~")):
+        raw = {"type": "hub", "name": model, "revision": (list(revisions) or ["main"])[0]}
+    else:
+        raise BadInput(
+            f"{shortened(model)!r} is neither a run, nor a directory with a model, nor a repository of the Hub (organisation/name)"
+        )
+    name = re.sub(r"[^a-z0-9._-]+", "-", path.name.lower()).strip("-._")[:63] or "model"
+    entries = named_benchmarks(benchmarks)
+    for entry in entries:
+        if seeds is not None:
+            entry["seeds"], entry["full_seeds"] = list(seeds), None
+        elif not full:
+            entry["full_seeds"] = None
+    evaluation = {"runner": "lighteval", "benchmarks": entries, "resources": _resources(cluster)}
+    spec = {"name": name, "title": f"Evaluation of {model}", "model": raw, "evaluation": evaluation}
+    return load_evaluation({**spec, "revisions": list(revisions)}, list(overrides))
+
+
+def _gpus(cluster: Cluster) -> int:
+    from openrs.runs.provenance import gpus
+
+    return 1 if cluster.engine != "local" or gpus() else 0
+
+
+def _resources(cluster: Cluster) -> dict[str, int]:
+    return {
+        "gpus": _gpus(cluster),
+        "cpus": 8 if _gpus(cluster) else 1,
+        "memory_gb": 64 if _gpus(cluster) else 8,
+        "minutes": 720,
+    }
+
+
+def land(runs: Path, known: record.Record, status: RunStatus | None = None) -> record.Record:
+    """Sends the cells of checkpoints that have become complete, of a run that was sent with `--as-they-land`.
+
+    `status` is needed only where the checkpoints are out of sight.
+    """
+    spec = spec_of(known)
+    landed = _landed(known, spec, status) if known.as_they_land and isinstance(spec, Experiment) else []
+    if not landed:
+        return known
+    with alone(runs, known.run):
+        known = record.load(runs, known.run)
+        landed = _landed(known, spec, status)
+        stages = [
+            stage
+            for step in landed
+            for stage in planning.cell_stages(f"eval-{step:06d}", planning.cells(spec, [step]), [], spec, known.cluster)
+        ]
+        return send_more(known, runs, spec, planning.assemble(spec, known.cluster, stages)) if stages else known
+
+
+def _landed(known: record.Record, spec: Spec, status: RunStatus | None) -> list[int]:
+    """Steps whose checkpoint is complete, and of which no cell has been sent."""
+    sent = {cell.step for one in known.submissions for stage in one.stages for cell in stage.cells}
+    waiting = [step for step in sorted(spec.evaluation.at_steps) if step not in sent]
+    if not waiting:
+        return []
+    if isinstance(engine_for(known.cluster), RemoteEngine):
+        # Its files are out of sight. A checkpoint is written before the next step begins.
+        if status is None:
+            return []
+        over = any(stage.name == "train" and stage.state == "SUCCEEDED" for stage in status.stages)
+        return [step for step in waiting if over or status.step > step]
+    there = set(complete_steps(RunDirectory(Path(known.dir))))
+    return [step for step in waiting if step in there]
