@@ -34,7 +34,7 @@ def cli(registry: Registry) -> dict[str, Any]:
     """`cli`, built twice, the second time without a layer of an earlier build, and pushed: what the command says."""
     ca = ["--ca", str(CA)] if CA.exists() else []
     out, address = registry.directory / "out", f"{registry.address}/openrs/cli:1"
-    words = [
+    words: list[str | Path] = [
         "--stand-in",
         "--twice",
         *ca,
