@@ -32,7 +32,7 @@ IMAGES = {
 SHOWN = ("torch", "transformers", "trl", "deepspeed", "vllm", "flash-attn", "lighteval")
 """Packages whose version is a label, `dev.openrs.<package>`."""
 
-STAND_IN = "localhost/openrs-stand-in:bookworm"
+STAND_IN = "localhost/openrs-stand-in:bookworm-slim"
 SOURCE = "https://arxiv.org/abs/2503.16219"
 
 
