@@ -38,7 +38,7 @@ uv:
 
 # --inexact keeps what a developer has added.
 setup: uv ## Everything to train on this machine and to develop, into .venv.
-	$(UV) sync --python $(PYTHON) --locked --inexact --extra train --extra eval --extra vllm --extra dev
+	$(UV) sync --python $(PYTHON) --locked --inexact --extra train --extra eval --extra vllm --extra wandb --extra dev
 
 demo: uv ## Train the smoke experiment on this machine and show what it learned.
 	$(UV) sync --python $(PYTHON) --locked --inexact --extra train

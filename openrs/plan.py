@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Literal
 
+from openrs.data.load import data_of, from_hub
 from openrs.spec.base import Strict
 from openrs.spec.canonical import sha256
 from openrs.spec.cluster import Cluster
@@ -158,7 +159,7 @@ def train_stage(experiment: Experiment, cluster: Cluster) -> Stage:
         kind="train",
         resources=_granted(experiment.resources, cluster),
         processes=processes,
-        environment=cluster.environment | experiment.environment,
+        environment=_environment(experiment, cluster),
         mounts=_mounts(experiment, cluster),
         after=[],
         tasks=None,
@@ -189,7 +190,7 @@ def cell_stages(name: str, wanted: list[Cell], after: list[str], spec: Spec, clu
             kind="cells",
             resources=_granted(resources, cluster),
             processes=[Process(role="cell", world=max(1, len(gpus)), gpus=gpus)],
-            environment=cluster.environment | spec.environment,
+            environment=_environment(spec, cluster),
             mounts=_mounts(spec, cluster),
             after=after,
             tasks=piece,
@@ -209,8 +210,13 @@ def _granted(resources: Resources, cluster: Cluster) -> Resources:
     )
 
 
+def _environment(spec: Spec, cluster: Cluster) -> dict[str, str]:
+    """Of every process; where `openrs fetch` fills the cache, the jobs do not ask the Hub."""
+    fetched = cluster.engine != "kubernetes" and from_hub(spec)
+    return {**({"HF_HUB_OFFLINE": "1"} if fetched else {}), **cluster.environment, **spec.environment}
+
+
 def _mounts(spec: Spec, cluster: Cluster) -> list[str]:
-    data = [benchmark.data for benchmark in spec.evaluation.benchmarks]
-    local = [*spec.models, *([spec.data] if isinstance(spec, Experiment) else []), *data]
+    local = [*spec.models, *data_of(spec)]
     paths = {item.path for item in local if (item.type == "path" or item.type == "jsonl") and item.path.startswith("/")}
     return sorted(paths | ({cluster.shared_root} if cluster.shared_root else set()))

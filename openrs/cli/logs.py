@@ -34,12 +34,23 @@ def command(
         int | None,
         typer.Option("--attempt", metavar="N", min=1, help="Attempt; by default the newest.", show_default=False),
     ] = None,
+    completions: Annotated[
+        bool,
+        typer.Option(
+            "--completions", help="The completions that training kept, of its newest step.", show_default=False
+        ),
+    ] = False,
+    step: Annotated[
+        int | None,
+        typer.Option("--step", metavar="N", min=1, help="With --completions: of that step.", show_default=False),
+    ] = None,
     runs: Runs = RUNS,
     json: Json = False,
 ) -> None:
-    """What a run's newest attempt wrote, or another one's.
+    """What a run's newest attempt wrote, or another one's; with --completions what its model wrote.
 
-    On Kubernetes its pods' output; when they are gone, the files that `openrs pull` copied.
+    On Kubernetes its pods' output; when they are gone, the files that `openrs pull` copied. Completions are always the
+    files that are here.
     """
     from openrs.errors import BadInput, OpenRSError
     from openrs.logs import as_seen, source
@@ -49,7 +60,14 @@ def command(
 
     if json and follow:
         raise BadInput("--json and --follow exclude each other")
+    if step is not None and not completions:
+        raise BadInput("--step belongs to --completions")
     record = load(runs, run)
+    if completions:
+        if follow or stage is not None or attempt is not None:
+            raise BadInput("--completions are of a step (--step N), not of a stage or an attempt, and are not followed")
+        _completions(record, step, json)
+        return
     stages = list(record.newest())
     if not stages:
         raise OpenRSError(f"run {run}: nothing of it has been sent; `openrs resume {run}` sends it")
@@ -75,6 +93,34 @@ def command(
         _show(name, content)
     if not texts:
         say(f"openrs: run {run}: stage {logs.stage} has not started; `openrs status {run}` shows what it waits for")
+
+
+def _completions(record: Record, step: int | None, json: bool) -> None:
+    from pathlib import Path
+
+    from openrs.errors import BadInput, OpenRSError
+    from openrs.runs import completions
+
+    there = completions.steps(Path(record.dir))
+    if not there:
+        raise OpenRSError(
+            f"run {record.run}: no completions are here; training keeps training.log_completions of each step, and on "
+            f"Kubernetes `openrs pull {record.run}` brings them"
+        )
+    chosen = there[-1] if step is None else step
+    if chosen not in there:
+        raise BadInput(
+            f"run {record.run}: no completions of step {step}; they are there for steps {there[0]} to {there[-1]}"
+        )
+    rows = completions.read(Path(record.dir), chosen)
+    if json:
+        print_json({"run": record.run, "step": chosen, "completions": rows})
+        return
+    for number, row in enumerate(rows, start=1):
+        scores = ", ".join(f"{name} {'-' if score is None else f'{score:g}'}" for name, score in row["rewards"].items())
+        cut = "" if row.get("finished", True) else ", cut"
+        print(one_line(f"==> step {chosen}, {number} of {len(rows)}: {scores}; {row.get('tokens')} tokens{cut} <=="))
+        print(printable(f"{row.get('prompt')}\n--- {row['completion']}\n--- answer: {row.get('answer')}"))
 
 
 def _show(name: str, content: str) -> None:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from openrs.outlook import Outlook
     from openrs.plan import Plan
     from openrs.spec.cluster import Cluster
+    from openrs.spec.experiment import Spec
     from openrs.spec.parts import Resources
 
 
@@ -26,8 +27,10 @@ def command(exp: ExperimentName, cluster: ClusterName, overrides: Overrides = No
     spec = load_experiment(exp, overrides)
     plan, sights = make_plan(spec, profile), outlook(spec)
     bound = cost(plan, profile)
+    training = estimates(spec, profile)
     if json:
-        print_json({**plan.model_dump(mode="json"), "cost": bound, "evaluation": sights.model_dump(mode="json")})
+        sections = {"cost": bound, "estimate": training, "evaluation": sights.model_dump(mode="json")}
+        print_json({**plan.model_dump(mode="json"), **sections})
         return
     print(f"{plan.experiment} on {plan.cluster} ({plan.engine}), {plan.hash}")
     print(
@@ -56,6 +59,9 @@ def command(exp: ExperimentName, cluster: ClusterName, overrides: Overrides = No
         )
     )
     print()
+    if training is not None:
+        print(_estimates(training))
+        print()
     if bound["gpu_hours"]:
         print(f"at most {bound['gpu_hours']:g} GPU-hours{_dollars(bound, profile)}: {bound['basis']}")
     else:
@@ -96,6 +102,78 @@ def _sees(seeds: int, gain: float | None) -> str:
     return (
         f"{count}: the noise is not known" if gain is None else f"{count} see{'s' if seeds == 1 else ''} ≥ {gain:.1f}"
     )
+
+
+def estimates(spec: Spec, cluster: Cluster) -> dict[str, Any] | None:
+    """Memory of a training rank and modelled seconds of a step; None without GPUs or training, or for an unknown model."""
+    from openrs.estimate.memory import memory_plan
+    from openrs.estimate.shape import shape_of
+    from openrs.estimate.speed import ASSUMPTIONS, gpu_of, steps
+    from openrs.spec.experiment import Experiment
+
+    if not isinstance(spec, Experiment) or not spec.resources.gpus or (shape := shape_of(spec.model)) is None:
+        return None
+    experiment = spec
+    memory, gpu = memory_plan(experiment, shape), gpu_of(experiment.resources.gpu_type)
+    hours = experiment.training.steps * experiment.resources.gpus / 3600
+    price = cluster.price_per_gpu_hour
+    modelled = [
+        {
+            "name": step.name,
+            "generation": round(step.generation, 1),
+            "learning": round(step.learning, 1),
+            "step": round(step.total, 1),
+            "gpu_hours": round(step.total * hours, 1),
+            "dollars": None if price is None else round(step.total * hours * price, 2),
+        }
+        for step in (steps(experiment, shape, gpu) if gpu else [])
+    ]
+    return {
+        "memory_gib": {
+            "training": {name: round(part, 2) for name, part in memory.training.items()},
+            "generation": {name: round(part, 2) for name, part in memory.generation.items()},
+            "most": round(memory.total, 1),
+            "gpu": gpu.memory if gpu else None,
+        },
+        "steps": modelled,
+        "assumptions": ASSUMPTIONS,
+    }
+
+
+def _estimates(found: dict[str, Any]) -> str:
+    from openrs.report.text import table
+
+    memory = found["memory_gib"]
+    parts = dict.fromkeys([*memory["training"], *memory["generation"]])
+    rows: list[tuple[object, ...]] = [
+        (
+            name,
+            *(f"{memory[phase][name]:.1f}" if name in memory[phase] else "-" for phase in ("training", "generation")),
+        )
+        for name in parts
+    ]
+    sums = [sum(memory[phase].values()) for phase in ("training", "generation")]
+    rows.append(("sum", *(f"{total:.1f}" for total in sums)))
+    lines = [table(("MEMORY OF A TRAINING RANK, GIB", "TRAINING", "GENERATION"), rows, right=(1, 2))]
+    if memory["gpu"] is not None:
+        spare = memory["gpu"] - memory["most"]
+        verdict = f"{spare:.1f} to spare" if spare >= 0 else f"{-spare:.1f} too much"
+        lines.append(f"of a GPU's {memory['gpu']:g} GiB: {verdict}")
+    if found["steps"]:
+        rows = [
+            (
+                step["name"],
+                f"{step['generation']:.0f}",
+                f"{step['learning']:.0f}",
+                f"{step['step']:.0f}",
+                f"{step['gpu_hours']:.0f}",
+                "-" if step["dollars"] is None else f"{step['dollars']:.2f}",
+            )
+            for step in found["steps"]
+        ]
+        header = ("MODELLED STEP, SECONDS", "GENERATION", "LEARNING", "STEP", "GPU-HOURS", "DOLLARS")
+        lines += ["", table(header, rows, right=range(1, 6)), f"assumed: {found['assumptions']}"]
+    return "\n".join(lines)
 
 
 def _dollars(bound: dict[str, Any], cluster: Cluster) -> str:

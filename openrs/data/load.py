@@ -12,6 +12,7 @@ from typing import Any
 from openrs.data import sums
 from openrs.errors import BadInput
 from openrs.spec.canonical import canonical
+from openrs.spec.experiment import Experiment, Spec
 from openrs.spec.explain import nearest
 from openrs.spec.load import PACKAGE
 from openrs.spec.parts import Data, HubData, HubModel, JsonlData, Model
@@ -80,6 +81,18 @@ def model_path(model: Model) -> tuple[str, str | None]:
     return str(path), None
 
 
+def from_hub(spec: Spec) -> list[str]:
+    """Names of what a spec takes from the Hub; empty where it needs no fetching."""
+    items: list[Model | Data] = [*spec.models, *data_of(spec)]
+    return list(dict.fromkeys(item.name for item in items if item.type == "hub"))
+
+
+def data_of(spec: Spec) -> list[Data]:
+    """The data sets of a spec: the training problems, if it trains, and its benchmarks'."""
+    training = [spec.data] if isinstance(spec, Experiment) else []
+    return [*training, *(benchmark.data for benchmark in spec.evaluation.benchmarks)]
+
+
 def commit(item: HubModel | HubData) -> str | None:
     """The commit that a revision of the Hub stands for; None where neither the Hub nor the local cache knows."""
     if len(item.revision) == 40 and set(item.revision) <= set("0123456789abcdef"):
@@ -116,18 +129,10 @@ def hub_problem(error: Exception, what: str) -> BadInput | None:
         if offline or (constants.HF_HUB_OFFLINE and isinstance(chain, ConnectionError)):
             return BadInput(
                 f"{what}: not in the cache, and HF_HUB_OFFLINE forbids to download it; "
-                f"first run `{_download(what)}` where the Hub can be reached"
+                f"first run `openrs fetch` for this experiment and cluster where the Hub can be reached"
             )
         chain = chain.__cause__ or chain.__context__
     return None
-
-
-def _download(what: str) -> str:
-    """The command that puts `model NAME at REVISION` or `data set NAME at REVISION` into the cache."""
-    item, at, revision = what.partition(" at ")
-    options = " --repo-type dataset" if item.startswith("data set ") else ""
-    options += f" --revision {revision}" if at else ""
-    return f"huggingface-cli download {item.rpartition(' ')[2]}{options}"
 
 
 def _hub_rows(data: HubData) -> Iterable[dict[str, Any]]:

@@ -22,16 +22,7 @@ from openrs.spec.load import load_experiment
 from openrs.status import RunStatus, status
 from openrs.training.phases import PHASES
 
-TINY = (
-    "name=drill",
-    "training.micro_batch=12",
-    "data.count=60",
-    "evaluation.at_steps=[]",
-    "evaluation.base=false",
-    "evaluation.benchmarks=[]",
-    "recovery.max_attempts=1000",
-)
-"""What makes the experiment `smoke` small: seconds of training, all of the machinery."""
+TINY = Path(__file__).parent / "tiny.yaml"
 
 SPARE_ATTEMPTS = 5
 """So often may a run need to be resumed without having been killed by us before it counts as failed."""
@@ -147,7 +138,7 @@ class Drill:
             "resources.cpu_ranks": ranks,
         }
         sets = [f"{field}={value}" for field, value in settings.items()]
-        self._experiment = load_experiment("smoke", [*TINY, *sets, *(overrides or [])])
+        self._experiment = load_experiment(str(TINY), [*sets, *(overrides or [])])
 
     def run(self, kills: list[Kill]) -> Outcome:
         """Carries the kills out, one after the other.

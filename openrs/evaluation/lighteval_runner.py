@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import torch
 from lighteval.tasks import default_prompts
 from lighteval.tasks.lighteval_task import LightevalTask, LightevalTaskConfig
 from lighteval.tasks.prompt_manager import PromptManager
@@ -48,7 +49,8 @@ class LightevalRunner:
             for benchmark in benchmarks.values():
                 prepare(benchmark.metric)
             try:
-                return open_backend(self._spec, subject, list(benchmarks.values()), self._stop_requested)
+                with torch.no_grad():  # whose end undoes that lighteval turns gradients off for the whole process
+                    return open_backend(self._spec, subject, list(benchmarks.values()), self._stop_requested)
             except OSError as error:
                 raise hub_problem(error, f"model {subject.name} at {subject.revision}") or error from None
 

@@ -20,7 +20,7 @@ from openrs.evaluation.runner import Outcome, Subject, each_cell
 from openrs.spec.evaluation import Benchmark
 from openrs.spec.experiment import Spec
 from openrs.stage import Cell
-from openrs.training.model import derived_seed, load_model, load_tokenizer
+from openrs.training.model import conversation, derived_seed, load_model, load_tokenizer
 
 
 class SampledRunner:
@@ -61,10 +61,9 @@ class SampledRunner:
 
     def _sample(self, model: Any, tokenizer: Any, benchmark: Benchmark, rows: list[Problem]) -> list[Answer]:
         sampling = benchmark.sampling
-        system = [{"role": "system", "content": benchmark.system}] if benchmark.system else []
         prompts = [
             tokenizer.apply_chat_template(
-                [*system, {"role": "user", "content": benchmark.prompt.replace("{problem}", row["problem"])}],
+                conversation(benchmark.system, benchmark.prompt.replace("{problem}", row["problem"])),
                 tokenize=False,
                 add_generation_prompt=True,
             )

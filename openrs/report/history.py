@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from openrs.runs import completions
 from openrs.runs.directory import RunDirectory
 from openrs.runs.files import read_lines, read_object
 
@@ -161,18 +162,17 @@ def _attempts(run: RunDirectory, lines: list[dict[str, Any]]) -> list[Attempt]:
 
 
 def _completions(directory: Path) -> list[dict[str, Any]]:
-    files = sorted((directory / "completions").glob("step-*.jsonl")) if (directory / "completions").is_dir() else []
-    if not files:
+    steps = completions.steps(directory)
+    if not steps:
         return []
     rows = [
         {**row, "total": sum(value for value in row["rewards"].values() if isinstance(value, (int, float)))}
-        for row in read_lines(files[-1])
-        if isinstance(row.get("completion"), str) and isinstance(row.get("rewards"), dict)
+        for row in completions.read(directory, steps[-1])
     ]
     if not rows:
         return []
     best, worst = max(rows, key=lambda row: row["total"]), min(rows, key=lambda row: row["total"])
-    step = files[-1].stem
+    step = f"step-{steps[-1]:06d}"
     return [{**best, "title": f"best of {step}"}, {**worst, "title": f"worst of {step}"}]
 
 

@@ -33,6 +33,12 @@ def write_atomic(
     sync_directory(path.parent)
 
 
+def clean(directory: Path, name: str = "*") -> None:
+    """Removes what a `write_atomic` of `name` (a pattern) left when it was killed. Only while nobody writes there."""
+    for temporary in directory.glob(f".{name}.{'[0-9a-f]' * 8}"):
+        temporary.unlink(missing_ok=True)
+
+
 def sync_directory(directory: Path) -> None:
     """Makes the names in `directory` durable (fsync(2) on a directory)."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)

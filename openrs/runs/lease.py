@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from openrs.runs.files import read_object, write_atomic
+from openrs.runs.files import clean, read_object, write_atomic
 
 SAFE_SHARE = 0.6
 """Share of the time-to-live after which a holder that could not renew stops; the rest is for its ranks to die."""
@@ -129,6 +129,7 @@ class Lease:
     def release(self) -> None:
         """Gives the lease back, if it is still ours."""
         if self._mine():
+            clean(self.path.parent, self.path.name)
             self.path.unlink(missing_ok=True)
 
     def _mine(self) -> bool:

@@ -16,6 +16,7 @@ HARMLESS = (
     "title",
     "checkpoint",
     "recovery",
+    "tracking",
     "training.log_completions",
     "resources.cpus",
     "resources.memory_gb",

@@ -95,6 +95,18 @@ class VllmGeneration(Strict):
 Generation = Annotated[TransformersGeneration | VllmGeneration, Field(discriminator="type")]
 
 
+class Wandb(Strict):
+    """Metrics to Weights & Biases too, one run there for all attempts. Needs the extra `wandb`."""
+
+    type: Literal["wandb"]
+    project: Line
+    """Its project."""
+    entity: Line | None = None
+    """User or team; the login's own by default."""
+    mode: Literal["online", "offline"] = "online"
+    """`offline` writes to `wandb/` in the run directory, for `wandb sync` later. `online` needs a secret WANDB_API_KEY."""
+
+
 class Checkpointing(Strict):
     """Recovery checkpoints: what a run goes on from. They are never evaluated for being there."""
 
@@ -141,6 +153,8 @@ class Experiment(Strict):
     """What the training job needs."""
     recovery: Recovery = Recovery()
     """Stops and failures."""
+    tracking: Wandb | None = None
+    """Where the metrics go beside the run directory."""
     environment: dict[EnvironmentName, Text] = {}
     """Environment variables of the training and evaluation processes; never secrets."""
     secrets: dict[EnvironmentName, Secret] = {}
@@ -199,6 +213,11 @@ class Experiment(Strict):
             raise ValueError(
                 f"generation.type vllm with layout {self.generation.layout} needs GPUs, but resources.gpus = {self.resources.gpus}; "
                 f"ask for {least}, or use generation.type = transformers"
+            )
+        if self.tracking is not None and self.tracking.mode == "online" and "WANDB_API_KEY" not in self.secrets:
+            raise ValueError(
+                "tracking: mode online needs a login; give secrets.WANDB_API_KEY a reference, e.g. file:~/.wandb-key, or use "
+                "mode offline"
             )
         if abs(sum(reward.weight for reward in self.rewards)) < 1e-9:
             raise ValueError("rewards: the weights sum to 0, so nothing could be learned")

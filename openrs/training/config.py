@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,13 @@ def arguments(experiment: Experiment, output: Path) -> TrainingArguments:
         disable_tqdm=True,
         deepspeed=_zero2(dtype) if experiment.trainer_ranks > 1 else None,
     )
+
+
+def spare_compiler() -> None:
+    """Keeps DeepSpeed from compiling an all-reduce through shared memory when its ranks are CPUs: minutes, for little."""
+    importlib.import_module("deepspeed.comm.torch").build_shm_op = (
+        lambda: None
+    )  # the name in the package is PyTorch itself
 
 
 def _zero2(dtype: str) -> dict[str, Any]:

@@ -105,12 +105,6 @@ def prune(directory: Path, covered: int) -> None:
             path.unlink(missing_ok=True)
 
 
-def clean(directory: Path) -> None:
-    """Removes what interrupted writes left. Only for who holds the lease, before any rank writes."""
-    for path in directory.glob(".*"):
-        path.unlink(missing_ok=True)
-
-
 def _entries(directory: Path) -> list[tuple[Path, int]]:
     try:
         matches = [(path, _NAME.match(path.name)) for path in directory.iterdir()]

@@ -8,7 +8,7 @@ import hashlib
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from openrs.data.load import hub_problem
 from openrs.errors import BadInput
@@ -32,6 +32,17 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     return tokenizer
 
 
+def load_config(name: str, revision: str | None = None) -> Any:
+    """The configuration of a model. Raises BadInput."""
+    try:
+        return AutoConfig.from_pretrained(name, revision=revision)
+    except OSError as error:
+        problem = hub_problem(error, f"model {name} at {revision}")
+        if problem:
+            raise problem from None
+        raise
+
+
 def load_model(name: str, revision: str | None, dtype: str, attention: str) -> Any:
     """The causal language model of a repository or directory, its weights as `dtype`. Raises BadInput."""
     options = {"torch_dtype": getattr(torch, dtype), "attn_implementation": attention}
@@ -44,6 +55,12 @@ def load_model(name: str, revision: str | None, dtype: str, attention: str) -> A
         raise
     except ImportError as error:
         raise BadInput(f"model.attention = {attention} cannot be used here: {' '.join(str(error).split())}") from None
+
+
+def conversation(system: str | None, problem: str) -> list[dict[str, str]]:
+    """The messages that put a problem to a model."""
+    opening = [{"role": "system", "content": system}] if system else []
+    return [*opening, {"role": "user", "content": problem}]
 
 
 def end_tokens(model: Any, tokenizer: Any) -> list[int]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from openrs.runs import completions as kept
 from openrs.runs.directory import RunDirectory
 from openrs.runs.files import append_line, read_lines, write_atomic
 from openrs.spec.experiment import Experiment
@@ -17,7 +18,7 @@ if TYPE_CHECKING:  # they import torch; a session looks at the metrics file befo
     from openrs.training.rollout import Roller, Rollout
 
 
-VARIES = ("time", "seconds", "phases", "attempt")
+VARIES = ("time", "seconds", "phases", "tokens_per_second", "memory_gib", "attempt")
 """Fields of a metrics line that tell of the machine and not of the training: all others are the same in every run."""
 
 
@@ -60,6 +61,7 @@ def rank_stats(rollout: Rollout, learned: Learned, experiment: Experiment) -> Su
         "truncated": (float(sum(not one.finished for one in completions)), len(completions)),
         "entropy": (learned.entropy, learned.tokens),
         "clipped": (float(learned.clipped), learned.tokens),
+        "micro_batches": (float(learned.passes), 1),
     }
     if learned.kl is not None:
         stats["kl"] = (learned.kl, learned.tokens)
@@ -73,6 +75,7 @@ def rank_stats(rollout: Rollout, learned: Learned, experiment: Experiment) -> Su
 
 def step_record(stats: Sequence[Sums], phases: dict[str, float], **facts: Any) -> dict[str, Any]:
     """A metrics line, from `facts` and what every rank adds to the step's means."""
+    tokens = sum(one["completion_tokens"][0] for one in stats)
     means: dict[str, float | None] = {}
     for name in dict.fromkeys(name for one in stats for name in one):
         total, count = (sum(one[name][part] for one in stats if name in one) for part in (0, 1))
@@ -82,6 +85,7 @@ def step_record(stats: Sequence[Sums], phases: dict[str, float], **facts: Any) -
         **{name: finite(value) if isinstance(value, float) else value for name, value in facts.items()},
         "seconds": round(facts["seconds"], 3),
         "phases": {name: round(seconds, 3) for name, seconds in phases.items()},
+        "tokens_per_second": round(tokens / facts["seconds"], 1),
         "rewards": rewards,
         **{name: mean for name, mean in means.items() if not name.startswith("rewards/")},
     }
@@ -90,12 +94,12 @@ def step_record(stats: Sequence[Sums], phases: dict[str, float], **facts: Any) -
     return record
 
 
-def kept_completions(rollout: Rollout, roller: Roller, limit: int) -> list[dict[str, Any]]:
+def readable_completions(rollout: Rollout, roller: Roller, limit: int) -> list[dict[str, Any]]:
     """The first `limit` completions, as a person reads them."""
-    kept: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
     for group in rollout.groups:
-        completions = group.completions[: max(0, limit - len(kept))]
-        kept += [
+        completions = group.completions[: max(0, limit - len(found))]
+        found += [
             {
                 **roller.problem(group.row),
                 "completion": text,
@@ -105,7 +109,7 @@ def kept_completions(rollout: Rollout, roller: Roller, limit: int) -> list[dict[
             }
             for number, (one, text) in enumerate(zip(completions, roller.texts(completions), strict=True))
         ]
-    return kept
+    return found
 
 
 def write_step(
@@ -114,10 +118,7 @@ def write_step(
     """Stores a finished step, and says so on standard output. `check` raises where another attempt may be writing."""
     check()
     if completions:
-        directory = run.path / "completions"
-        directory.mkdir(exist_ok=True)
-        lines = [json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in completions]
-        write_atomic(directory / f"step-{record['step']:06d}.jsonl", "".join(lines), before_rename=check)
+        kept.write(run.path, record["step"], completions, check)
         check()  # a write may take long, and a machine may be frozen in it
     append_line(run.metrics, record)
     print(json.dumps(record, ensure_ascii=False), flush=True)

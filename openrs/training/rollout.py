@@ -13,6 +13,7 @@ from openrs.rewards import verify
 from openrs.spec.experiment import Experiment
 from openrs.training.clock import Clock
 from openrs.training.generation import Completion, Generator, Request, request_seed
+from openrs.training.model import conversation
 from openrs.worker.rank import Rank
 
 STD_EPSILON = 1e-4
@@ -111,12 +112,6 @@ class Roller:
         ]
         return Rollout(step, groups, shares)
 
-    def messages(self, row: int) -> list[dict[str, str]]:
-        """The conversation that puts a problem to the model."""
-        system = self._experiment.prompt.system
-        opening = [{"role": "system", "content": system}] if system else []
-        return [*opening, {"role": "user", "content": self._problems[row]["problem"]}]
-
     def problem(self, row: int) -> dict[str, str]:
         """What a person knows a problem by: its text as prompt, and its answer."""
         return {"prompt": self._problems[row]["problem"], "answer": self._problems[row]["answer"]}
@@ -126,8 +121,11 @@ class Roller:
         texts: list[str] = self._tokenizer.batch_decode([one.ids for one in completions], skip_special_tokens=True)
         return texts
 
+    def _messages(self, row: int) -> list[dict[str, str]]:
+        return conversation(self._experiment.prompt.system, self._problems[row]["problem"])
+
     def _prompt(self, row: int) -> list[int]:
-        ids: list[int] = self._tokenizer.apply_chat_template(self.messages(row), add_generation_prompt=True)
+        ids: list[int] = self._tokenizer.apply_chat_template(self._messages(row), add_generation_prompt=True)
         return ids[-self._experiment.sampling.max_prompt_tokens :]
 
     def _judge(
@@ -135,7 +133,7 @@ class Roller:
     ) -> tuple[dict[str, list[float | None]], dict[str, float]]:
         each = [row for row in rows for _ in range(self._experiment.training.completions_per_prompt)]
         columns = {
-            "prompts": [self.messages(row) for row in each],
+            "prompts": [self._messages(row) for row in each],
             "answer": [self._problems[row]["answer"] for row in each],
             "completion_ids": [one.ids for one in drawn],
         }

@@ -9,11 +9,11 @@ from pathlib import Path
 from openrs.data.load import commit, fingerprint, load
 from openrs.errors import BadInput
 from openrs.runs.directory import RunDirectory
-from openrs.runs.files import write_atomic
+from openrs.runs.files import clean, write_atomic
 from openrs.spec.change import identity
 from openrs.spec.experiment import Experiment
 from openrs.stage import StageFile
-from openrs.training import checkpoint, journal, observe
+from openrs.training import checkpoint, observe
 from openrs.training.generation.waiting import await_server, server_address
 from openrs.training.quiet import quiet
 from openrs.training.stop import StopRequested
@@ -44,7 +44,7 @@ def run_session(stage: StageFile, experiment: Experiment, run: RunDirectory, ran
         try:
             address = _wait_for_server(rank) if experiment.has_server else None
             quiet(experiment.resources.gpus)
-            _single_process(rank)
+            _tell_accelerate(rank)
             from openrs.training.trainer import train
 
             train(stage, experiment, problems, run, rank, found, address)
@@ -83,7 +83,8 @@ def _begin(
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     stale = checkpoint.clean(run.checkpoints)
     aside = checkpoint.set_aside(run.checkpoints, rejected)
-    journal.clean(run.journal)
+    for directory, name in ((run.journal, "*"), (run.path / "completions", "*"), (run.path, run.metrics.name)):
+        clean(directory, name)
     had = run.progress().get("step", 0)
     observe.cut_metrics(run.metrics, step)
     model, data = experiment.model, experiment.data
@@ -117,10 +118,12 @@ def _wait_for_server(rank: Rank) -> str:
     return address
 
 
-def _single_process(rank: Rank) -> None:
-    """Lets accelerate see one plain process where there is one: else it opens a process group and wraps the model."""
-    if rank.world == 1:
-        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
-            os.environ.pop(name, None)
-    else:
-        os.environ.pop("ACCELERATE_USE_CPU", None)  # with it there is no ZeRO; no GPU is visible anyway
+def _tell_accelerate(rank: Rank) -> None:
+    """Lets accelerate see what there is: one plain process, or DeepSpeed, be it on CPUs.
+
+    It would open a process group for one process, and would leave DeepSpeed out where it is told to use CPUs.
+    """
+    several = ("ACCELERATE_USE_CPU",)
+    alone = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+    for name in alone if rank.world == 1 else several:
+        os.environ.pop(name, None)

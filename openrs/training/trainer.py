@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 from typing import Any
 
@@ -19,19 +21,22 @@ from openrs.spec.change import identity
 from openrs.spec.experiment import Experiment
 from openrs.stage import StageFile
 from openrs.training import checkpoint, observe, phases
+from openrs.training.checks import check_start
 from openrs.training.clock import Clock
-from openrs.training.config import arguments, training_dtype
+from openrs.training.config import arguments, spare_compiler, training_dtype
 from openrs.training.generation import Generator
 from openrs.training.generation.local import LocalGenerator
 from openrs.training.journal import Journal
 from openrs.training.learner import Learned, Learner
-from openrs.training.model import derived_seed, end_tokens, load_model, load_tokenizer
+from openrs.training.model import derived_seed, end_tokens, load_config, load_model, load_tokenizer
 from openrs.training.replay import Replay
 from openrs.training.rollout import Roller, Rollout
 from openrs.training.sampler import StepSampler
 from openrs.training.saving import Saving
 from openrs.training.stop import StopRequested
 from openrs.training.together import any_rank, every_rank
+from openrs.training.tracking import Tracker
+from openrs.training.watchdog import Watchdog
 from openrs.worker.rank import Rank
 
 
@@ -51,20 +56,34 @@ def train(
         engine.prepare()
     name, revision = model_path(experiment.model)
     tokenizer = load_tokenizer(name, revision)
-    args = arguments(experiment, run.checkpoints)
+    for warning in check_start(experiment, problems, load_config(name, revision), tokenizer):
+        if rank.rank == 0:
+            print(f"openrs: warning: {warning}", file=sys.stderr)
     # The base model also on resuming: the KL term's reference is a copy of it. The Trainer then loads the weights.
     model = load_model(name, revision, training_dtype(experiment), experiment.model.attention)
+    if rank.world > 1 and not experiment.resources.gpus:
+        spare_compiler()
+    args = arguments(experiment, run.checkpoints)
     generator = make_generator(experiment, model, tokenizer, rank, server)
     ours = checkpoint.Identity(stage.run, identity(experiment), rank.world)
     saving = Saving(experiment, run, rank, ours, start.step if start else 0)
     replay = Replay(Journal(run.journal, ours, fingerprint(problems), rank), run)
-    trainer = Trainer(experiment, problems, run, rank, generator, saving, replay, args, model, tokenizer)
+    tracker = None
+    if experiment.tracking is not None and rank.rank == 0:
+        tracker = Tracker(experiment.tracking, experiment, stage.run, run.path)
+    trainer = Trainer(experiment, problems, run, rank, generator, saving, replay, tracker, args, model, tokenizer)
+    trainer.watchdog.start()
     try:
         trainer.train(resume_from_checkpoint=str(start.path) if start else None)
     except StopRequested:
         saving.finish(trainer)
         raise
-    saving.finish(trainer)
+    else:
+        saving.finish(trainer)
+    finally:
+        trainer.watchdog.stop()
+        if tracker is not None:
+            tracker.close()
 
 
 def make_generator(experiment: Experiment, model: Any, tokenizer: Any, rank: Rank, server: str | None) -> Generator:
@@ -86,6 +105,15 @@ def make_generator(experiment: Experiment, model: Any, tokenizer: Any, rank: Ran
     return colocate.ColocateGenerator(engine.Engine(built, experiment.sampling), ends)
 
 
+def most_memory(device: torch.device) -> float:
+    """GiB: the most of this rank's GPU since the last call; without one, the most main memory of this process so far."""
+    if device.type == "cuda":
+        most = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return round(most / 2**30, 2)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
+
+
 class Trainer(TransformersTrainer):
     """Optimizer, schedule, ZeRO and loading of checkpoints are transformers' own; the step is ours.
 
@@ -103,14 +131,17 @@ class Trainer(TransformersTrainer):
         generator: Generator,
         saving: Saving,
         replay: Replay,
+        tracker: Tracker | None,
         args: TrainingArguments,
         model: Any,
         tokenizer: Any,
     ) -> None:
         self._experiment, self._run, self._rank = experiment, run, rank
-        self._saving, self._replay = saving, replay
+        self._saving, self._replay, self._tracker = saving, replay, tracker
         self._start = self._recorded = saving.saved
         self._clock = Clock()
+        recovery = experiment.recovery
+        self.watchdog = Watchdog(recovery.stall_factor, 60 * recovery.stall_minutes)
         self._roller = Roller(experiment, problems, tokenizer, generator, rank, self._clock)
         self._rollout: Rollout | None = None
         self._learned: Learned | None = None
@@ -124,6 +155,8 @@ class Trainer(TransformersTrainer):
             train_dataset=range(len(problems)),
             processing_class=tokenizer,
         )
+        if rank.world > 1 and not self.is_deepspeed_enabled:
+            raise RuntimeError("accelerate has not taken up DeepSpeed: the ranks would learn each for itself")
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self._learner = Learner(experiment, self.model, rank)
@@ -222,6 +255,7 @@ class Trainer(TransformersTrainer):
             )
         with self._clock.phase("saving"):
             self._saving.after_step(self)
+        self.watchdog.beat()
         if self.state.global_step < self._experiment.training.steps:
             self._agree_to_stop(False)
 
@@ -243,9 +277,13 @@ class Trainer(TransformersTrainer):
                 grad_norm=None if self._dropped else grad_norm,
                 dropped=self._dropped > 0,
                 learning_rate=self._get_learning_rate(),
+                memory_gib=most_memory(self.accelerator.device),
             )
-            kept = observe.kept_completions(self._rollout, self._roller, self._experiment.training.log_completions)
-            observe.write_step(self._run, record, kept, self._rank.check_lease)
+            limit = self._experiment.training.log_completions
+            shown = observe.readable_completions(self._rollout, self._roller, limit)
+            observe.write_step(self._run, record, shown, self._rank.check_lease)
+            if self._tracker is not None:
+                self._tracker.log(record)
         self._recorded = step
 
     def _agree_to_stop(self, left: bool) -> None:

@@ -165,10 +165,9 @@ def test_what_the_hub_does_not_give_is_said_in_a_line(monkeypatch: pytest.Monkey
     assert module.hub_problem(ConnectionError("down"), "model a/b") is None
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
     absent = cause(hub.errors.LocalEntryNotFoundError("x"))
-    model = str(module.hub_problem(absent, "model a/b at main"))
-    assert "`huggingface-cli download a/b --revision main`" in model
-    data = str(module.hub_problem(absent, "data set a/b at main"))
-    assert "`huggingface-cli download a/b --repo-type dataset --revision main`" in data
+    for what in ("model a/b at main", "data set a/b at main"):
+        said = str(module.hub_problem(absent, what))
+        assert said.startswith(f"{what}: not in the cache") and "`openrs fetch`" in said
 
 
 def test_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

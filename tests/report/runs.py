@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from openrs.runs import completions
 from openrs.spec.canonical import pretty
 from openrs.spec.load import load_experiment
 
@@ -96,10 +97,9 @@ def whole_run(run: Path, gain: float = 0.0, seeds: int = 5, steps: Sequence[int]
         "hardware": {"cpu": "x", "gpus": ["NVIDIA A40, 550"]},
     }
     (run / "lock.json").write_text(json.dumps(lock))
-    (run / "completions").mkdir()
     rows = [
         {"prompt": "p", "answer": "1", "completion": text, "rewards": {"accuracy": r}}
         for text, r in (("good", 1.0), ("bad", 0.0))
     ]
-    (run / "completions" / "step-000150.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    completions.write(run, 150, rows, check=lambda: None)
     return run

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from openrs.runs import completions
 from openrs.runs.directory import RunDirectory
 from openrs.runs.files import read_lines
 from openrs.runs.lease import Lease
@@ -44,7 +45,8 @@ def test_what_a_run_leaves_behind(
         assert line["steps"] == 4 and line["attempt"] == 1 and line["seconds"] > 0 and line["kl"] >= 0
         assert 1 <= line["completion_tokens"] <= 48 and 0 <= line["truncated"] <= 1 and line["entropy"] > 0
         assert {"sync", "generation", "rewards", "learning"} <= set(line["phases"]) and line["clipped"] == 0
-    kept = list(read_lines(job.run.path / "completions" / "step-000002.jsonl"))
+    kept = completions.read(job.run.path, 2)
+    assert completions.steps(job.run.path) == [1, 2, 3, 4]
     assert len(kept) == experiment.training.log_completions
     assert set(kept[0]["rewards"]) == set(printed[0]["rewards"]) and kept[0]["prompt"].endswith("=?")
     first_group = kept[: experiment.training.completions_per_prompt]
