@@ -17,12 +17,14 @@ SLURM_PACKAGES := slurmctld slurmd slurm-client slurmdbd munge mariadb-server-co
 	slurm-wlm-basic-plugins slurm-wlm-mysql-plugin
 # What the Kubernetes test bed needs beside the program that it compiles.
 K8S_PACKAGES := containerd runc containernetworking-plugins busybox-static iproute2 openssl
+# What builds images, and runs them without an engine.
+IMAGE_PACKAGES := buildah runc skopeo umoci mmdebstrap docker-registry ca-certificates
 # What opens the report's page in the tests.
 BROWSER_PACKAGES := chromium chromium-driver
 APT_INSTALL := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help setup demo test test-fast lint golden schemas fidelity uv testbed testbed-k8s k8s-packages k8s-begin
+.PHONY: help setup demo test test-fast lint golden schemas fidelity client images requirements uv testbed testbed-k8s k8s-packages k8s-begin
 
 help: ## Show the targets.
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -53,7 +55,17 @@ if [ -n "$${missing:-}" ]; then $(SUDO) apt-get update -qq && $(APT_INSTALL) $$m
 endef
 
 testbed:
-	$(call apt,$(SLURM_PACKAGES) $(BROWSER_PACKAGES))
+	$(call apt,$(SLURM_PACKAGES) $(BROWSER_PACKAGES) $(IMAGE_PACKAGES))
+
+client: uv ## The light base install, into .venv.
+	$(UV) sync --python $(PYTHON) --locked
+
+images: setup ## Build cli and smoke twice, compare digests, push to a registry on this machine, run by digest: ten minutes.
+	$(call apt,$(IMAGE_PACKAGES))
+	$(SUDO) $(BIN)/python -m tests.images
+
+requirements: uv ## What each image installs, out of uv.lock.
+	UV=$(UV) $(BIN)/python -m openrs.images.requirements
 
 k8s-packages:
 	$(call apt,$(K8S_PACKAGES))

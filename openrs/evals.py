@@ -147,7 +147,7 @@ def model_evaluation(
 def _gpus(cluster: Cluster) -> int:
     from openrs.runs.provenance import gpus
 
-    return 1 if cluster.engine != "local" or gpus() else 0
+    return 1 if cluster.engine != "local" or gpus("name") else 0
 
 
 def _resources(cluster: Cluster) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Files that ship beside the package: templates of `slurm/` and manifests of `k8s/`."""
+"""Files that ship beside the package: templates of `slurm/`, manifests of `k8s/`, what `images/` builds from."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["tests.testbed.slurm.plugin", "tests.testbed.k8s.plugin"]
+pytest_plugins = ["tests.testbed.slurm.plugin", "tests.testbed.k8s.plugin", "tests.images.plugin"]
 
 
 @pytest.fixture(autouse=True)

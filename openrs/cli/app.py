@@ -19,6 +19,7 @@ from openrs.cli import (
     drill,
     eval,
     fetch,
+    images,
     import_,
     list_,
     logs,
@@ -69,6 +70,9 @@ COMMANDS = (
 )
 for module in COMMANDS:
     app.command(module.__name__.rpartition(".")[2].rstrip("_"))(module.command)
+
+
+app.add_typer(images.app, name="images")
 
 
 def _version(wanted: bool) -> None:

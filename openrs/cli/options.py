@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import click
 import typer
 
 from openrs.errors import BadInput
 from openrs.spec.paths import runs_directory, shortened
+
+if TYPE_CHECKING:
+    from openrs.spec.cluster import Cluster
 
 
 def _quiet(names: Callable[[click.Context], list[str]]) -> Callable[[click.Context, str], list[str]]:
@@ -98,5 +101,23 @@ RunNames = Annotated[
     ),
 ]
 
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse a profile whose image has no digest.", show_default=False)
+]
+
 RUNS = Path("runs")
 """Default of `--runs`."""
+
+
+def sending_to(name: str, strict: bool) -> Cluster:
+    """The profile that something is sent to. An image without digest is worth a word, with `--strict` a refusal (BadInput)."""
+    from openrs.cli.output import say
+    from openrs.spec.load import load_cluster
+
+    cluster = load_cluster(name)
+    if cluster.image is not None and "@sha256:" not in cluster.image:
+        words = f"cluster {name}: image {cluster.image} has no digest; write …@sha256:…: a tag may be another image tomorrow"
+        if strict:
+            raise BadInput(words)
+        say(f"openrs: {words}")
+    return cluster

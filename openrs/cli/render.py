@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from openrs.cli.options import RUNS, ClusterName, ExperimentName, Json, Overrides, Runs
+from openrs.cli.options import RUNS, ClusterName, ExperimentName, Json, Overrides, Runs, Strict, sending_to
 
 
 def command(
@@ -25,6 +25,7 @@ def command(
     ] = None,
     overrides: Overrides = None,
     runs: Runs = RUNS,
+    strict: Strict = False,
     json: Json = False,
 ) -> None:
     """Every artefact that submit would send.
@@ -33,9 +34,9 @@ def command(
     """
     from openrs import launch
     from openrs.cli.output import print_json, say
-    from openrs.spec.load import load_cluster, load_experiment
+    from openrs.spec.load import load_experiment
 
-    artifacts = launch.render(load_experiment(exp, overrides), load_cluster(cluster), runs, run)
+    artifacts = launch.render(load_experiment(exp, overrides), sending_to(cluster, strict), runs, run)
     if out is not None:
         write(out, artifacts.files)
         say(f"{len(artifacts.files)} files below {out}")

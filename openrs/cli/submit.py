@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openrs.cli.options import RUNS, ClusterName, ExperimentName, Json, NewRun, Overrides, Runs
+from openrs.cli.options import RUNS, ClusterName, ExperimentName, Json, NewRun, Overrides, Runs, Strict, sending_to
 
 if TYPE_CHECKING:
     from openrs.runs.record import Record
@@ -30,6 +30,7 @@ def command(
     ] = False,
     overrides: Overrides = None,
     runs: Runs = RUNS,
+    strict: Strict = False,
     json: Json = False,
 ) -> None:
     """Send a run and print its id.
@@ -39,11 +40,11 @@ def command(
     from openrs import launch
     from openrs.cli.output import print_json, say
     from openrs.runs.record import Asked
-    from openrs.spec.load import load_cluster, load_experiment
+    from openrs.spec.load import load_experiment
 
     experiment = load_experiment(exp, overrides)
     asked = Asked(experiment=_lasting_name(exp), overrides=overrides or [])
-    record = launch.submit(experiment, load_cluster(cluster), runs, run, asked, as_they_land)
+    record = launch.submit(experiment, sending_to(cluster, strict), runs, run, asked, as_they_land)
     if json:
         print_json(sent(record))
     else:

@@ -13,12 +13,14 @@ import time
 from pathlib import Path
 
 from openrs.engines import Artifacts, Job, JobInfo, JobState, Place, check_shell, common_files
+from openrs.engines import slurm_container as container
 from openrs.engines.slurm_query import inspect, run
 from openrs.errors import BadInput
 from openrs.plan import Plan, Stage
 from openrs.resources import template
 from openrs.spec.cluster import Cluster
 from openrs.spec.experiment import Spec
+from openrs.worker.host import LAUNCHER
 
 EXPORTED = ("HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG")
 """Variables of the submitter that a job gets. No more: Slurm's accounting may store a job's environment."""
@@ -39,9 +41,13 @@ class SlurmEngine:
                 raise BadInput(
                     f"secrets.{name} = {reference}: on Slurm use file:PATH with mode 0600; a job's environment may be stored by accounting"
                 )
+        if self.cluster.container is not None:
+            container.check_secrets(experiment.secrets, self.cluster)
         files = common_files(experiment, plan, place, self.cluster)
         for stage in plan.stages:
             files[f"{stage.name}/job.sbatch"] = self._script(stage, plan, place, experiment.recovery.grace_seconds)
+            if self.cluster.container is not None:
+                files[f"{stage.name}/{LAUNCHER}"] = container.launcher(stage, place, self.cluster)
         return Artifacts(place, plan, files)
 
     def _script(self, stage: Stage, plan: Plan, place: Place, grace: int) -> str:
@@ -60,6 +66,8 @@ class SlurmEngine:
                 [python, "-u", "-m", "submitit.core._submit", str(submission / stage.name / "submitit")]
             ),
             cpus=stage.resources.cpus,
+            container=self.cluster.container,
+            step_of_its_own=self.cluster.container in container.IN_A_STEP,
         )
 
     def _directives(self, stage: Stage, plan: Plan, place: Place, grace: int) -> list[str]:

@@ -338,7 +338,7 @@ def _provenance(part: Part) -> dict[str, Any]:
         "Changed files in git": "yes" if lock.get("git_diff_sha256") else None,
         "Code": lock.get("code"),
         "uv.lock": lock.get("uv_lock_sha256"),
-        "Image": lock.get("image_digest"),
+        "Image": lock.get("image"),
         "Python": lock.get("python"),
         "Node": (machine or {}).get("node"),
         "CPU": (machine or {}).get("cpu"),

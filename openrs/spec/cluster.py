@@ -152,6 +152,13 @@ class Cluster(Strict):
     """Slurm: `--mail-type`, e.g. `END,FAIL`."""
     request_memory: bool = True
     """Slurm: write `--mem`; some sites forbid it."""
+    container: Literal["pyxis", "apptainer", "oci"] | None = None
+    """Slurm: what starts `image` around the supervisor and its ranks: NVIDIA's pyxis, Apptainer, or Slurm's own `--container` on an
+    OCI bundle; by default they run in the job's environment. `openrs images fetch` brings the image to `shared_root` first."""
+    container_mounts: list[SharedDirectory] = []
+    """Slurm: more directories that the container sees, at their own paths; `shared_root` it always sees."""
+    container_python: Program = "/opt/openrs/bin/python"
+    """Slurm: Python in the image."""
     extra: list[Annotated[Line, AfterValidator(_extra)]] = []
     """Slurm: free directives without `#SBATCH`, e.g. `--exclusive`; none that openrs sets itself."""
 
@@ -163,7 +170,8 @@ class Cluster(Strict):
     context: Word | None = None
     """Kubernetes: context of the kubeconfig; by default its current one."""
     image: Image | None = None
-    """Kubernetes: image of the jobs, by digest (`…@sha256:…`): a tag may be another image tomorrow."""
+    """Kubernetes, and Slurm with `container`: image of the jobs, by digest (`…@sha256:…`): a tag may be another image tomorrow.
+    By default the `train` of images/pins.toml, once one is pinned there."""
     image_pull_secrets: list[ObjectName] = []
     """Kubernetes: Secrets with which the image is pulled."""
     volumes: list[Volume] = []
@@ -209,4 +217,8 @@ class Cluster(Strict):
         twice = next((path for path in paths if paths.count(path) > 1), None)
         if twice is not None:
             raise ValueError(f"volumes: two of them are mounted at {twice}")
+        if self.container is not None and self.engine != "slurm":
+            raise ValueError(f"container: {self.container!r} is for Slurm; the engine is {self.engine}")
+        if self.container is not None and self.shared_root is None:
+            raise ValueError("shared_root: container needs one, where all nodes find the image and the run directories")
         return self

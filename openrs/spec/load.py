@@ -241,7 +241,12 @@ def load_cluster(name: str) -> Cluster:
             f"add your own to openrs.toml as [clusters.{name}]"
         )
     raw, where = _resolve_cluster(name, profiles, ())
-    return validate(Cluster, {**raw, "name": name}, f"cluster {name} in {where}")
+    cluster = validate(Cluster, {**raw, "name": name}, f"cluster {name} in {where}")
+    if cluster.image is None and (cluster.engine == "kubernetes" or cluster.container is not None):
+        from openrs.images.pins import pinned
+
+        cluster = cluster.model_copy(update={"image": pinned("train")})
+    return cluster
 
 
 def _resolve_cluster(

@@ -12,6 +12,9 @@ from pathlib import Path
 from openrs.worker.landing import landing
 from openrs.worker.stop import TURN_SECONDS, StopRequest, child_setup, hurry_flag
 
+LAUNCHER = "container.sh"
+"""Beside the stage file where there is a container: starts its Python in it (slurm/container.*.sh.j2)."""
+
 
 def run_supervisor(stage_path: Path, task: int | None, stop: StopRequest, handle: str) -> int:
     """Runs one attempt to its end; returns the supervisor's exit code (negative: killed by that signal).
@@ -21,7 +24,9 @@ def run_supervisor(stage_path: Path, task: int | None, stop: StopRequest, handle
     """
     label = "" if task is None else f"{task}."
     stop_file = stage_path.parent / f"stop.{label}{secrets.token_hex(4)}"
-    command = [sys.executable, "-m", "openrs.worker", str(stage_path), "--stop-file", str(stop_file)]
+    launcher = stage_path.parent / LAUNCHER
+    python = ["bash", str(launcher)] if launcher.exists() else [sys.executable]
+    command = [*python, "-m", "openrs.worker", str(stage_path), "--stop-file", str(stop_file)]
     command += [] if task is None else ["--task", str(task)]
     with landing(stage_path):
         return _attend(command, stop, stop_file, handle)

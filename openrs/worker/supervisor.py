@@ -7,7 +7,6 @@ side of things (requeue, retry) is not here: a supervisor speaks exit codes and 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import socket
@@ -16,14 +15,15 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from openrs.errors import BadInput
 from openrs.runs import provenance
 from openrs.runs.directory import RunDirectory
-from openrs.runs.files import read_object, write_atomic
 from openrs.runs.lease import Lease, LeaseLost
 from openrs.spec.load import PACKAGE
 from openrs.stage import SECRET_PREFIX, CellsFile, StageFile, read
+from openrs.worker import environment
 from openrs.worker.exits import CONFIGURATION, DONE, FAILED, INTERRUPTED
 from openrs.worker.ranks import Ranks, check_packages
 from openrs.worker.stop import TURN_SECONDS, StopRequest, hurry_flag
@@ -109,6 +109,7 @@ class Supervisor:
             gpu_type=(machine["gpus"] or [None])[0],
             handle=_handle(),
             package=str(PACKAGE),
+            hardware=machine,
         )
         try:
             used = sum(event.get("submission") == stage.submission for event in starts)
@@ -116,7 +117,7 @@ class Supervisor:
                 raise BadInput(
                     f"recovery.max_attempts = {stage.max_attempts} starts are used up; `openrs resume {stage.run}` grants as many again"
                 )
-            code, reason = self._check_gpus(machine["gpus"], machine["node"]) or self._attend(lease)
+            code, reason = self._check_gpus(machine["gpus"], machine["node"]) or self._attend(lease, machine)
         except BadInput as error:
             code, reason = CONFIGURATION, str(error)
         except OSError as error:
@@ -128,10 +129,12 @@ class Supervisor:
         lease.release()
         return code
 
-    def _attend(self, lease: Lease) -> tuple[int, str]:
+    def _attend(self, lease: Lease, machine: dict[str, Any]) -> tuple[int, str]:
         """Starts the ranks and attends them to their end. Returns exit code and reason. Raises LeaseLost."""
         check_packages(self._stage.processes)
-        self._compare_lock()
+        differences = environment.compare(self._stage, self._directory, self._writer, machine)
+        if differences:
+            self._log("environment", differences=differences)
         secrets = _resolve_secrets(self._stage)
         scratch = Path(tempfile.mkdtemp(prefix="openrs-"))
         ranks = Ranks(
@@ -218,31 +221,6 @@ class Supervisor:
         if self._task is None or not 0 <= self._task < len(tasks):
             raise BadInput(f"--task {self._task}: the cells file has the tasks 0 to {len(tasks) - 1}")
         return all(self._directory.cell(cell) is not None for cell in tasks[self._task])
-
-    def _compare_lock(self) -> None:
-        """The first attempt writes lock.json; later ones must run on the same packages. Raises BadInput."""
-        lock = self._directory.lock
-        if not lock.exists():
-            content = provenance.lock_content(self._stage.spec_path.parent / "source.json")
-            ours = lock.with_name(f".lock.{self._writer}")
-            write_atomic(ours, json.dumps(content, indent=2) + "\n")
-            try:
-                os.link(ours, lock)  # of several first attempts one wins, the others are compared with it
-            except FileExistsError:
-                pass
-            except OSError:  # a file system without hard links
-                os.replace(ours, lock)
-            ours.unlink(missing_ok=True)
-        known = read_object(lock)
-        if known is None:
-            raise BadInput(f"{lock}: not the JSON that an attempt wrote; remove it to record this environment anew")
-        grave, harmless = provenance.differences(known, self._stage.spec_path.parent / "source.json")
-        if harmless:
-            self._log("environment", differences=harmless)
-        if grave:
-            raise BadInput(
-                f"the installed packages are not those that the run began with ({'; '.join(grave)}); restore them, or submit a new run"
-            )
 
     def _check_gpus(self, found: list[str], node: str) -> tuple[int, str] | None:
         """A GPU or driver that is missing on an allocated node is the node's fault, and another one may do."""

@@ -45,6 +45,8 @@ def imported(where: Path, *args: str) -> set[str]:
         "submit --help",
         "list",
         "list --json",
+        "images list",
+        "images build --help",
         "show exp3",
         "check smoke",
         "schema experiment",

@@ -278,7 +278,7 @@ def test_wall_time_ends_an_attempt_in_time(make_stage: Callable[..., Path], star
 def test_missing_gpus_are_the_nodes_fault(
     make_stage: Callable[..., Path], start: Callable[..., Attempt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("openrs.runs.provenance.gpus", lambda: [])
+    monkeypatch.setattr("openrs.runs.provenance.gpus", lambda fields: [])
     path = make_stage(gpus=4, node_fault_retries=1)
     assert [start(path).code(), start(path).code()] == [75, 78]
     assert "offers 0 of the 4 GPUs" in ends(path)[-1][1]
@@ -307,6 +307,28 @@ def test_other_packages_than_at_first_are_refused(
     assert start(path).code() == 78
     assert "numpy 1.0.0 →" in ends(path)[-1][1]
     assert "rich" not in ends(path)[-1][1]
+
+
+def test_another_type_of_gpu_is_refused_and_another_driver_recorded(
+    make_stage: Callable[..., Path], start: Callable[..., Attempt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The GPUs are made up: none is at hand."""
+    path = make_stage(environment={"STANDIN": "crash-0"})
+
+    def have(gpu: str) -> None:
+        found = {"name,driver_version": [gpu], "compute_cap": []}
+        monkeypatch.setattr("openrs.runs.provenance.gpus", lambda fields: found[fields])
+
+    have("NVIDIA A40, 550.1")
+    assert start(path).code() == 1
+    have("NVIDIA A40, 560.2")
+    assert start(path).code() == 1
+    assert [event["differences"] for event in run_of(path).ledger() if event["event"] == "environment"] == [
+        ["driver 550.1 → 560.2"]
+    ]
+    have("NVIDIA L40, 550.1")
+    assert start(path).code() == 78
+    assert "GPU NVIDIA A40 → NVIDIA L40" in ends(path)[-1][1]
 
 
 def test_secrets_reach_the_ranks_and_nothing_else(

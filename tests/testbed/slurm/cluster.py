@@ -49,7 +49,7 @@ _CGROUP = {
 # The shell stays, as the namespace's init: it reaps the slurmstepds, of which slurmd would leave two per
 # job as zombies.  What a shell starts in the background ignores INT and QUIT, and so would the jobs.
 _NODE = """
-hostname "$1" && mount -t proc proc /proc && mount --bind "$2" /etc/hosts || exit 1
+hostname "$1" && mount -t proc proc /proc && mount --bind "$2" /etc/hosts && mount -t tmpfs tmpfs "$3" || exit 1
 env --default-signal=INT,QUIT slurmd -D -N "$1" &
 wait $!
 """
@@ -154,7 +154,7 @@ class SlurmBed(SlurmCommands):
         )
 
     def _start(self) -> None:
-        for name in ("etc", "log", "state", "spool", "dev"):
+        for name in ("etc", "log", "state", "spool", "dev", "oci"):
             (self.directory / name).mkdir()
         self.directory.chmod(0o755)  # munged refuses a socket that not every user can reach
         for index in range(self.gpus):
@@ -178,6 +178,7 @@ class SlurmBed(SlurmCommands):
         }
         self._write_slurm_conf()
         self._write("gres.conf")
+        self._write("oci.conf")
         if self.cgroup:
             self._write("cgroup.conf")
         hosts = Path("/etc/hosts").read_text() + "".join(f"127.0.0.1 {node}\n" for node in self.nodes)
@@ -261,7 +262,7 @@ class SlurmBed(SlurmCommands):
             child.wait()
 
     def _spawn_node(self, name: str) -> None:
-        inside = ("sh", "-c", _NODE, "slurmd", name, str(self.directory / "etc" / "hosts"))
+        inside = ("sh", "-c", _NODE, "slurmd", name, str(self.directory / "etc" / "hosts"), str(self.directory / "oci"))
         self._spawn(name, "unshare", "--uts", "--pid", "--mount", "--fork", "--kill-child=KILL", *inside)
 
     def _until(self, what: str, done: Callable[[], bool], timeout: float) -> None:

@@ -8,6 +8,7 @@ each record is therefore the daemon's own line of /proc/PID/stat, which holds it
 import contextlib
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -192,13 +193,19 @@ def reserve_ports(count: int) -> tuple[int, socket.socket]:
 # --- removal -----------------------------------------------------------------------------------
 
 
-def _remove_cgroups(nodes: Iterable[str]) -> None:
-    for node in nodes:
-        for top in Path("/sys/fs/cgroup").glob(f"*/slurm_{node}"):
+def _remove_cgroups(names: Iterable[str]) -> None:
+    for name in names:
+        for top in Path("/sys/fs/cgroup").glob(f"*/{name}"):
             for path in sorted(top.rglob("*"), reverse=True):
                 if path.is_dir():
                     path.rmdir()
             top.rmdir()
+
+
+def _containers(directory: Path) -> list[str]:
+    """How the control groups of containers are called that a crash of their node has left."""
+    text = (directory / "etc" / "oci.conf").read_text() if (directory / "etc" / "oci.conf").exists() else ""
+    return [f"{prefix}.*" for prefix in set(re.findall(r"openrs-\d+", text))]
 
 
 def teardown(directory: Path) -> None:
@@ -216,7 +223,8 @@ def teardown(directory: Path) -> None:
     # All at once and without TERM: what they would save is deleted next.
     end((directory / "run").glob("*.pid"))
     if (directory / "etc" / "cgroup.conf").exists():
-        _remove_cgroups(path.name for path in (directory / "spool").iterdir())
+        _remove_cgroups(f"slurm_{path.name}" for path in (directory / "spool").iterdir())
+    _remove_cgroups(_containers(directory))
     for path in directory.iterdir():
         if path != marker.parent:
             shutil.rmtree(path)

@@ -1,0 +1,89 @@
+"""The programs that build, copy and start images: which one is there, and their complaints in one line."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from openrs.errors import BadInput, OpenRSError
+
+BUILDERS = ("buildah", "podman", "docker")
+
+_WAYS_OUT = (
+    # what the programs say → in our words, and what to do
+    (
+        r"no space left on device|disk quota exceeded",
+        "the disk is full; free some, or set TMPDIR and the builder's storage to another one",
+    ),
+    (
+        r"unauthorized|authentication required|denied",
+        "the registry wants credentials: `skopeo login REGISTRY` or `docker login REGISTRY`",
+    ),
+    (
+        r"manifest unknown|manifest invalid|name unknown|repository .* not found|not found: manifest|404",
+        "the registry has no such image or digest",
+    ),
+    (r"server gave HTTP response to HTTPS client", "the registry speaks plain HTTP: --insecure"),
+    (
+        r"no such host|connection refused|i/o timeout|network is unreachable|could not resolve|connection reset|tls handshake|x509",
+        "the registry or the package index cannot be reached from here",
+    ),
+)
+
+
+def need(name: str, package: str | None = None) -> str:
+    """Path of a program. Raises BadInput."""
+    found = shutil.which(name)
+    if found is None:
+        raise BadInput(f"{name} is not on PATH; install it (Debian: apt-get install {package or name})")
+    return found
+
+
+def builder(wanted: str | None = None) -> str:
+    """The first of buildah, podman and docker that is there; docker with buildx. Raises BadInput."""
+    if wanted is not None and wanted not in BUILDERS:
+        raise BadInput(f"--builder {wanted}: one of {', '.join(BUILDERS)}")
+    for name in BUILDERS if wanted is None else (wanted,):
+        if shutil.which(name) is not None:
+            return name
+    raise BadInput(
+        f"no builder on PATH: {wanted or 'buildah, podman or docker with buildx'}; Debian: apt-get install buildah runc"
+    )
+
+
+def call(command: Sequence[str | Path], what: str, log: Path | None = None, stdin: str | None = None) -> str:
+    """Runs a program; what it printed. With `log`, that goes there as it comes.
+
+    Raises OpenRSError: `what` failed, why, and the way out where it is known.
+    """
+    words = [str(word) for word in command]
+    if log is None:
+        done = subprocess.run(words, input=stdin, capture_output=True, text=True, errors="replace", check=False)
+        code, output, complaint = done.returncode, done.stdout, done.stderr
+    else:
+        with open(log, "w") as file:
+            code = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=file, stderr=file, check=False).returncode
+        output = ""
+        complaint = log.read_text(errors="replace") if code else ""
+    if code:
+        raise OpenRSError(f"{what} failed: {reason(complaint)}" + (f"; all of it in {log}" if log else ""))
+    return output
+
+
+def reason(complaint: str) -> str:
+    """The last thing that a program said, and what to do about it."""
+    lines = [line.strip() for line in complaint.splitlines() if line.strip()]
+    said = (
+        [line for line in lines if re.search(r"error|fatal|failed|denied|E:|ERROR", line)]
+        or lines
+        or ["it printed nothing"]
+    )
+    end = " ".join(lines[-30:])
+    for pattern, words in _WAYS_OUT:
+        if re.search(pattern, end, re.IGNORECASE):
+            shown = next((line for line in reversed(lines) if re.search(pattern, line, re.IGNORECASE)), said[-1])
+            return f"{words} ({shown[-300:]})"
+    return said[-1][-400:]
