@@ -110,6 +110,10 @@ def build(
             "--cache", metavar="REPOSITORY", help="Layers of earlier builds, in a registry.", show_default=False
         ),
     ] = None,
+    compress: Annotated[
+        bool,
+        typer.Option("--compress/--uncompressed", help="Uncompressed is faster, for an image that stays here."),
+    ] = True,
     out: Out = OUT,
     builder: Builder = None,
     insecure: Insecure = False,
@@ -123,7 +127,7 @@ def build(
     from openrs.images import build as building
     from openrs.images import registry, tools
 
-    recipe = building.Recipe(name, tools.builder(builder), stand_in=stand_in, ca=ca, cache=cache)
+    recipe = building.Recipe(name, tools.builder(builder), stand_in=stand_in, ca=ca, cache=cache, compress=compress)
     with now_and_then(lambda: f"building {name}"):
         image = building.build(recipe, out, say)
         if twice:

@@ -28,11 +28,14 @@ LEFTOVERS = ("/root/.cache", "/var/lib/apt/lists", "/var/cache/apt/archives", "/
 
 
 def records() -> list[str]:
-    """Files of installed packages that are not what the packages' RECORD says (PyPA, "Recording installed projects")."""
+    """Files of installed packages that are not what the packages' RECORD says (PyPA, "Recording installed projects").
+
+    Byte code is written when the image is built, so no RECORD knows it.
+    """
     wrong = []
     for distribution in importlib.metadata.distributions():
         for file in distribution.files or []:
-            if file.hash is None:
+            if file.hash is None or file.suffix == ".pyc":
                 continue
             try:
                 with open(str(distribution.locate_file(file)), "rb") as content:

@@ -75,15 +75,24 @@ def call(command: Sequence[str | Path], what: str, log: Path | None = None, stdi
 
 def reason(complaint: str) -> str:
     """The last thing that a program said, and what to do about it."""
-    lines = [line.strip() for line in complaint.splitlines() if line.strip()]
-    said = (
-        [line for line in lines if re.search(r"error|fatal|failed|denied|E:|ERROR", line)]
-        or lines
-        or ["it printed nothing"]
-    )
-    end = " ".join(lines[-30:])
+    lines = [_plain(line) for line in complaint.splitlines() if line.strip()]
+    said = [line for line in lines if re.search(r"error|fatal|failed|denied|E:|ERROR", line)] or lines
+    if not said:
+        return "it printed nothing"
+    end = lines[-30:]
     for pattern, words in _WAYS_OUT:
-        if re.search(pattern, end, re.IGNORECASE):
-            shown = next((line for line in reversed(lines) if re.search(pattern, line, re.IGNORECASE)), said[-1])
-            return f"{words} ({shown[-300:]})"
-    return said[-1][-400:]
+        shown = next((line for line in reversed(end) if re.search(pattern, line, re.IGNORECASE)), None)
+        if shown is not None:
+            return f"{words} ({_short(shown)})"
+    return _short(said[-1])
+
+
+def _plain(line: str) -> str:
+    """A line without what logrus, which skopeo logs with, puts around the message."""
+    logged = re.search(r'level=\w+ msg="(.*)"$', line.strip())
+    return logged[1].replace('\\"', '"') if logged else line.strip()
+
+
+def _short(line: str) -> str:
+    """The end of a line, which says most."""
+    return line if len(line) <= 300 else f"…{line[-300:]}"

@@ -59,7 +59,7 @@ def test_killed_and_whole(user: User, reference: Reference) -> None:
         (job,) = [job for job in user.jobs(run) if job["metadata"]["name"] == f"{run}-train-1"]
         (container,) = job["spec"]["template"]["spec"]["containers"]
         assert container["image"] == user.space.image and container["imagePullPolicy"] == "IfNotPresent"
-        hit = user.in_mid_run(run, "power cut")
+        hit = user.in_mid_run(run, "power cut", more=5)
         pod = newest(seen, run)
         bed.stop(NODE)
         bed.start(NODE)
