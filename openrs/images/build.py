@@ -32,7 +32,7 @@ IMAGES = {
 SHOWN = ("torch", "transformers", "trl", "deepspeed", "vllm", "flash-attn", "lighteval")
 """Packages whose version is a label, `dev.openrs.<package>`."""
 
-STAND_IN = "localhost/openrs-stand-in:bookworm"
+STAND_IN = "localhost/openrs-stand-in:bookworm-slim"
 SOURCE = "https://arxiv.org/abs/2503.16219"
 
 
@@ -189,10 +189,12 @@ def make_stand_in(tool: str, tell: Callable[[str], None]) -> None:
         return
     need("mmdebstrap")
     tell("making a base from Debian's packages")
+    # As Debian's own images: without what only brings perl, and without documentation.
+    slim = ["--include=usr-is-merged", "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr"]
     left_out = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale", "info")]
     with tempfile.TemporaryDirectory() as directory:
         tar = Path(directory) / "root.tar"
-        call(["mmdebstrap", "--quiet", "--variant=minbase", *left_out, "bookworm", tar], "mmdebstrap")
+        call(["mmdebstrap", "--quiet", "--variant=apt", *slim, *left_out, "bookworm", tar], "mmdebstrap")
         (Path(directory) / "Containerfile").write_text("FROM scratch\nADD root.tar /\n")
         options = ["--format", "oci", "--timestamp", str(timestamp()), "--tag", STAND_IN]
         call([tool, "build", *options, directory], f"{tool} build of the stand-in")

@@ -63,9 +63,8 @@ def arguments(experiment: Experiment, output: Path) -> TrainingArguments:
 
 def spare_compiler() -> None:
     """Keeps DeepSpeed from compiling an all-reduce through shared memory when its ranks are CPUs: minutes, for little."""
-    importlib.import_module("deepspeed.comm.torch").build_shm_op = (
-        lambda: None
-    )  # the name in the package is PyTorch itself
+    backend: Any = importlib.import_module("deepspeed.comm.torch")  # `deepspeed.comm`'s own attribute is PyTorch itself
+    backend.build_shm_op = lambda: None
 
 
 def _zero2(dtype: str) -> dict[str, Any]:

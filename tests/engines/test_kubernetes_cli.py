@@ -137,7 +137,9 @@ def test_a_run_from_outside(client: Client) -> None:
         "eval": "SUCCEEDED",
     }
     assert follower.returncode == 0
-    assert all(line.startswith("openrs: seen: stage train is PENDING (") for line in complaints.splitlines()), complaints
+    assert all(line.startswith("openrs: seen: stage train is PENDING (") for line in complaints.splitlines()), (
+        complaints
+    )
     assert steps_printed(followed) == [(1, 1), (1, 2)]
     assert "==> eval/task-0-attempt-1/seen-eval-1-0-" in followed
     assert followed.count("openrs: seen/train: attempt 1 on ") == 1

@@ -8,11 +8,12 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from openrs.images.layout import read_layout
-from tests.images.plugin import CA, ENVIRONMENT, PRIVATE, Built, run
+from tests.images.plugin import CA, ENVIRONMENT, PRIVATE, demand, run
 from tests.images.registry import Registry
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -22,36 +23,55 @@ MOST_BYTES = 150_000_000
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory, cli_image: Built) -> Iterator[Registry]:
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    demand()
     with Registry(tmp_path_factory.mktemp("registry")) as registry:
         yield registry
 
 
 @pytest.fixture(scope="module")
-def pushed(registry: Registry, cli_image: Built) -> str:
-    """`cli` in the registry, by digest; its layers come from the cache, its digest is that of the build before."""
+def cli(registry: Registry) -> dict[str, Any]:
+    """`cli`, built twice, the second time without a layer of an earlier build, and pushed: what the command says."""
     ca = ["--ca", str(CA)] if CA.exists() else []
-    out = registry.directory / "out"
-    address = f"{registry.address}/openrs/cli:1"
-    done = run("images", "build", "cli", "--stand-in", *ca, "--out", out, "--push", address, "--insecure", "--json")
+    out, address = registry.directory / "out", f"{registry.address}/openrs/cli:1"
+    words: list[str | Path] = [
+        "--stand-in",
+        "--twice",
+        *ca,
+        "--out",
+        out,
+        "--push",
+        address,
+        "--insecure",
+        "--builder",
+        "buildah",
+        "--json",
+    ]
+    done = run("images", "build", "cli", *words)
     assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
-    assert said["digest"] == cli_image.digest and sum(layer["bytes"] for layer in said["layers"]) == said["bytes"]
-    assert said["pushed"] == f"{registry.address}/openrs/cli@{cli_image.digest}"
-    return str(said["pushed"])
+    said: dict[str, Any] = json.loads(done.stdout)
+    return said
 
 
-def test_the_same_bytes_from_nothing(cli_image: Built, tmp_path: Path) -> None:
-    """Without a layer of the first build."""
-    ca = ["--ca", str(CA)] if CA.exists() else []
-    done = run("images", "build", "cli", "--stand-in", *ca, "--out", tmp_path, "--twice")
-    assert done.returncode == 0, done.stderr
-    assert f"cli {cli_image.digest}" in done.stdout and "the same twice" in done.stdout
-    shutil.rmtree(tmp_path)
+@pytest.fixture(scope="module")
+def pushed(cli: dict[str, Any]) -> str:
+    """Its reference, by digest."""
+    return str(cli["pushed"])
 
 
-def test_size_and_settings(cli_image: Built) -> None:
-    image = read_layout(cli_image.layout)
+def test_the_same_bytes_twice(cli: dict[str, Any], registry: Registry) -> None:
+    first, second = (
+        read_layout(registry.directory / "out" / "cli"),
+        read_layout(registry.directory / "out" / "again" / "cli"),
+    )
+    assert first.digest == second.digest == cli["digest"]
+    assert cli["pushed"] == f"{registry.address}/openrs/cli@{cli['digest']}"
+    assert sum(layer["bytes"] for layer in cli["layers"]) == cli["bytes"]
+    assert registry.blob(cli["digest"]).exists(), "pushed unchanged"
+
+
+def test_size_and_settings(cli: dict[str, Any]) -> None:
+    image = read_layout(Path(cli["layout"]))
     assert image.size < MOST_BYTES, [(layer.size, layer.made_by[:40]) for layer in image.layers]
     assert image.layers[-1].size < 5_000_000, "a change of the code is a small layer"
     assert image.settings["User"] == "1000:1000" and image.settings["Entrypoint"] == ["/opt/openrs/bin/openrs"]
@@ -86,7 +106,7 @@ def in_container(reference: str, *command: str) -> str:
         buildah("rm", container)
 
 
-def test_a_changed_file_is_seen(cli_image: Built, tmp_path: Path) -> None:
+def test_a_changed_file_is_seen(cli: dict[str, Any], tmp_path: Path) -> None:
     """An image with the same labels in which somebody has edited one module, and left a token behind."""
     environment = {**os.environ, **ENVIRONMENT}
     evil = tmp_path / "evil.py"
@@ -98,7 +118,7 @@ def test_a_changed_file_is_seen(cli_image: Built, tmp_path: Path) -> None:
     )
     out = tmp_path / "out"
     out.mkdir()
-    words = [*PRIVATE, "sh", "-ec", script, str(cli_image.layout), str(evil), inside, str(out / "cli")]
+    words = [*PRIVATE, "sh", "-ec", script, str(cli["layout"]), str(evil), inside, str(out / "cli")]
     subprocess.run(words, env=environment, check=True, capture_output=True)
     done = run("images", "verify", "cli", "--out", out, "--builder", "buildah")
     assert done.returncode == 1

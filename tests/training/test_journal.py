@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from openrs.runs.files import clean
 from openrs.runs.lease import Lease, LeaseLost, Watch
-from openrs.training.journal import Journal, Unusable, clean, prune
+from openrs.training.journal import Journal, Unusable, prune
 from openrs.worker.rank import Rank
 from tests.training.harness import OURS, TTL
 
@@ -86,7 +87,7 @@ def test_each_rank_has_its_own_and_all_are_pruned(tmp_path: Path) -> None:
         for each in ranks[: 1 if step == 3 else 2]:
             each.write(step, {"rank": each.rank.rank})
     assert ranks[1].read(2) == {"rank": 1} and ranks[1].steps() == [1, 2, 3]
-    (ranks[0].directory / ".step-000004.rank-0.json.dead").write_bytes(b"half")
+    (ranks[0].directory / ".step-000004.rank-0.json.deadbeef").write_bytes(b"half")
     (ranks[0].directory / "notes").write_bytes(b"")
     clean(ranks[0].directory)
     prune(ranks[0].directory, 2)
