@@ -39,7 +39,9 @@ FILES = {
     "smoke": Wanted(
         ("--extra", "train"), without=rf"triton|deepspeed|nvidia-(?!{'|'.join(n[7:] for n in _CPU_NEEDS)}$).*"
     ),
-    "train": Wanted(("--extra", "train", "--extra", "vllm", "--extra", "flash", "--extra", "wandb"), without="flash-attn"),
+    "train": Wanted(
+        ("--extra", "train", "--extra", "vllm", "--extra", "flash", "--extra", "wandb"), without="flash-attn"
+    ),
     "flash": Wanted(("--extra", "flash"), only="flash-attn"),
     "eval": Wanted(("--extra", "train", "--extra", "vllm", "--extra", "eval"), beside="train"),
 }
