@@ -29,7 +29,7 @@ IMAGES = {
 }
 """Name, which is its last stage in images/Containerfile → what it is for."""
 
-SHOWN = ("torch", "transformers", "trl", "deepspeed", "vllm", "flash-attn", "lighteval")
+SHOWN = ("torch", "transformers", "deepspeed", "vllm", "flash-attn", "lighteval")
 """Packages whose version is a label, `dev.openrs.<package>`."""
 
 STAND_IN = "localhost/openrs-stand-in:bookworm-slim"

@@ -20,7 +20,7 @@ WRITABLE = ("/tmp", "/cache", "/cache/huggingface", "/cache/triton", "/cache/vll
 
 _MODULES = {
     "cli": "openrs.cli.app typer pydantic yaml jinja2 rich submitit kubernetes matplotlib scipy".split(),
-    "smoke": "openrs.worker.supervisor openrs.training.trainer torch transformers trl accelerate datasets math_verify".split(),
+    "smoke": "openrs.worker.supervisor openrs.training.trainer torch transformers accelerate datasets math_verify".split(),
     "train": "deepspeed vllm flash_attn".split(),
     "eval": ["lighteval"],
 }

@@ -20,7 +20,7 @@ from openrs.runs.files import read_object
 from openrs.spec.load import PACKAGE
 
 RESULT_CHANGING = frozenset(
-    "torch transformers trl accelerate deepspeed datasets tokenizers safetensors numpy math-verify latex2sympy2-extended "
+    "torch transformers accelerate deepspeed datasets tokenizers safetensors numpy math-verify latex2sympy2-extended "
     "sympy vllm flash-attn lighteval".split()
 )
 """Distributions whose version can change what a run computes: another one than the first attempt's is refused."""
@@ -141,7 +141,7 @@ def lock_content(source: Path, machine: dict[str, Any]) -> dict[str, Any]:
         "image": os.environ.get("OPENRS_IMAGE"),
         "image_facts": image_facts(),
         "python": platform.python_version(),
-        "distributions": distributions(),
+        "distributions": dict(distributions()),
         "hardware": machine,
     }
 
