@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import DeepSpeedSchedulerWrapper
 
 from openrs.training.saver import Write
 
@@ -99,9 +98,7 @@ def snapshot(trainer: Any, directory: Path, host: Host) -> Write:
         files += collector.files
     elif first:
         files.append((directory / "optimizer.pt", host.copy(trainer.optimizer.state_dict())))
-    if first and not isinstance(
-        trainer.lr_scheduler, DeepSpeedSchedulerWrapper
-    ):  # one that DeepSpeed does not save itself
+    if first:  # the schedule is never DeepSpeed's own
         files.append((directory / "scheduler.pt", host.copy(trainer.lr_scheduler.state_dict())))
     model = trainer.accelerator.unwrap_model(trainer.model)
     weights = host.copy(model.state_dict()) if first else {}

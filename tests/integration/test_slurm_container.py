@@ -119,7 +119,7 @@ def test_tampered_image_is_refused(user: Inside) -> None:
     place = store.directory(
         Cluster(name="inside", engine="slurm", container="oci", image=user.image, shared_root=str(user.root))
     )
-    touched = next((place / "rootfs" / "opt" / "openrs").rglob("trl/__init__.py"))
+    touched = next((place / "rootfs" / "opt" / "openrs").rglob("transformers/__init__.py"))
     before = touched.read_bytes()
     times = touched.stat()
     touched.write_bytes(before + b"\n# changed\n")
