@@ -15,6 +15,7 @@ from openrs import plan as planning
 from openrs.data.load import model_path
 from openrs.engines import Artifacts, Engine, Job, JobInfo, JobState, Place, RemoteEngine, engine_for, is_remote
 from openrs.errors import BadInput
+from openrs.resources import shipped
 from openrs.runs import record
 from openrs.runs.directory import RunDirectory
 from openrs.runs.files import write_atomic
@@ -335,7 +336,10 @@ def _unwritable(runs: Path, error: OSError) -> BadInput:
 def _snapshot(target: Path) -> Path:
     """The package as it is now: every attempt of this submission runs it, whatever is edited since."""
     copy = target / PACKAGE.name
-    return Path(shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")))
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+    for folder in ("slurm", "k8s"):  # a training job may send cells itself
+        shutil.copytree(shipped(folder), target / folder)
+    return copy
 
 
 def _make_root(root: Path) -> list[Path]:

@@ -167,15 +167,15 @@ def _in_its_own_words(
     A scheduler only knows an exit code, and calls 75 a failure; after some time it knows nothing.
     """
     mine = [event for event in events if event.get("stage") == stage and event.get("submission") == submission]
-    starts = sum(event["event"] == "start" for event in mine)
-    ends = [event for event in mine if event["event"] == "end"]
-    newest = {str(event.get("task")): event for event in ends}
-    bad = [event for event in newest.values() if event.get("code") != DONE]
-    if not bad or len(ends) < starts:  # never started, or killed too hard to say anything
+    newest = {str(event.get("task")): event for event in mine if event["event"] in ("start", "end")}
+    ended = [event for event in newest.values() if event["event"] == "end"]
+    bad = [event for event in ended if event.get("code") != DONE]
+    failed = [event for event in bad if event.get("code") != INTERRUPTED]
+    silent = len(ended) < len(newest)  # killed too hard to say anything
+    if not bad or (silent and not failed):
         if state == JobState.UNKNOWN:
             return JobState.INTERRUPTED, f"the scheduler {FORGOTTEN}"
         return state, reason
-    failed = [event for event in bad if event.get("code") != INTERRUPTED]
     if state != JobState.INTERRUPTED:
         state = JobState.FAILED if failed else JobState.INTERRUPTED
     return state, str((failed or bad)[-1].get("reason", reason))

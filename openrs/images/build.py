@@ -5,6 +5,7 @@ from __future__ import annotations
 import calendar
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import tempfile
@@ -122,14 +123,24 @@ def arguments(recipe: Recipe) -> dict[str, str]:
     }
 
 
-def command(recipe: Recipe, target: Path) -> list[list[str]]:
-    """The builder's command lines, the last of which leaves the image's layout in `target`."""
-    images = PACKAGE.parent / "images"
-    options = ["--target", recipe.name, "--file", str(images / "Containerfile")]
+def containerfile(recipe: Recipe) -> str:
+    """images/Containerfile with the image's labels, in its last stage and no other.
+
+    `--label` would put them on every stage: what a build of another commit or image has left in the builder's cache would
+    be told apart by them, and two builds of the same code would differ.
+    """
+    text = (PACKAGE.parent / "images" / "Containerfile").read_text()
+    head, stage, rest = re.split(rf"(^FROM \S+ AS {recipe.name}$)", text, maxsplit=1, flags=re.MULTILINE)
+    before, entry, after = rest.partition("\nENTRYPOINT ")
+    lines = "".join(f"\nLABEL {json.dumps(name)}={json.dumps(value)}" for name, value in labels(recipe).items())
+    return f"{head}{stage}{before}{lines}{entry}{after}"
+
+
+def command(recipe: Recipe, file: Path, target: Path) -> list[list[str]]:
+    """The builder's command lines for the Containerfile `file`, the last of which leaves the image's layout in `target`."""
+    options = ["--target", recipe.name, "--file", str(file)]
     for name, value in arguments(recipe).items():
         options += ["--build-arg", f"{name}={value}"]
-    for name, value in labels(recipe).items():
-        options += ["--label", f"{name}={value}"]
     options += ["--secret", f"id=ca,src={recipe.ca}"] if recipe.ca else []
     options += ["--no-cache"] if recipe.fresh else []
     context = str(PACKAGE.parent)
@@ -142,7 +153,7 @@ def command(recipe: Recipe, target: Path) -> list[list[str]]:
             options += [f"--cache-from={cache}", f"--cache-to={cache},mode=max"]
         return [["docker", "buildx", "build", *options, context]]
     options += ["--format", "oci", "--layers", "--timestamp", str(timestamp()), "--tag", recipe.tag]
-    options += ["--ignorefile", str(images / "Containerfile.dockerignore")]
+    options += ["--ignorefile", f"{file}.dockerignore"]
     options += ["--cache-from", recipe.cache, "--cache-to", recipe.cache] if recipe.cache else []
     pull = ["--pull=never"] if recipe.stand_in else []
     plain = [] if recipe.compress else ["--disable-compression"]
@@ -166,7 +177,10 @@ def build(recipe: Recipe, out: Path, tell: Callable[[str], None]) -> layout.Imag
     except OSError as error:
         raise BadInput(f"--out {out}: cannot be written ({error.strerror})") from None
     try:
-        for line in command(recipe, fresh / "layout"):
+        file = fresh / "Containerfile"
+        file.write_text(containerfile(recipe))
+        shutil.copy(PACKAGE.parent / "images" / f"{file.name}.dockerignore", fresh)
+        for line in command(recipe, file, fresh / "layout"):
             tell(f"{line[0]} {line[1]} {recipe.name}, log in {log}")
             call(line, f"{line[0]} {line[1]} {recipe.name}", log=log)
         image = layout.read_layout(fresh / "layout")

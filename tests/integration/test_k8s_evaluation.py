@@ -20,7 +20,7 @@ RUN = "cells"
 
 
 def settings() -> list[str]:
-    sampling = "{temperature: 0.6, max_prompt_tokens: 256, max_new_tokens: 16}"
+    sampling = "{temperature: 0.6, max_prompt_tokens: 256, max_new_tokens: 128}"
     benchmarks = [
         f"{{name: {name}, data: {{type: jsonl, path: {RUNS_PATH}/data/{file}, limit: 12}}, sampling: {sampling}, seeds: [0, 1]}}"
         for name, file in (("math_500", "math500.jsonl"), ("aime24", "aime24.jsonl"))
