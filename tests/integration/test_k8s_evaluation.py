@@ -70,8 +70,8 @@ def test_twelve_cells(k8s_user: User) -> None:
     user.openrs("pull", RUN)
     assert Path(path).name in user.openrs("report", RUN)
     user.openrs("resume", RUN)
-    sent = json.loads((user.home / "runs" / RUN / "submission" / "2" / "eval" / "cells.json").read_text())
-    ((cell,),) = sent["tasks"]
+    record = json.loads((user.home / "runs" / RUN / "record.json").read_text())
+    ((cell,),) = (stage["cells"] for stage in record["submissions"][1]["stages"])
     assert path.endswith(f"{cell['checkpoint']}/{cell['benchmark']}/{cell['seed']}-{cell['settings']}.json")
     user.wait_for_end(RUN)
     again = cells(user)
