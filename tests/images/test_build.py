@@ -123,7 +123,6 @@ def test_a_changed_file_is_seen(cli: dict[str, Any], tmp_path: Path) -> None:
     done = run("images", "verify", "cli", "--out", out, "--builder", "buildah")
     assert done.returncode == 1
     assert "submitit/__init__.py was changed" in done.stderr and "environment HF_TOKEN" in done.stderr
-    assert "submitit: changed" in done.stderr, "it does not even import"
 
 
 def test_what_is_not_there(pushed: str, registry: Registry, tmp_path: Path) -> None:
