@@ -23,7 +23,7 @@ _WAYS_OUT = (
         "the registry wants credentials: `skopeo login REGISTRY` or `docker login REGISTRY`",
     ),
     (
-        r"manifest unknown|manifest invalid|name unknown|repository .* not found|not found: manifest|404",
+        r"manifest unknown|manifest invalid|name unknown|repository .* not found|not found: manifest|\b404\b",
         "the registry has no such image or digest",
     ),
     (r"server gave HTTP response to HTTPS client", "the registry speaks plain HTTP: --insecure"),
