@@ -337,8 +337,7 @@ def _snapshot(target: Path) -> Path:
     """The package as it is now: every attempt of this submission runs it, whatever is edited since."""
     copy = target / PACKAGE.name
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
-    for folder in ("slurm", "k8s"):  # a training job may send cells itself
-        shutil.copytree(shipped(folder), target / folder)
+    shutil.copytree(shipped("slurm"), target / "slurm")  # a training job may send cells itself
     return copy
 
 

@@ -111,6 +111,19 @@ def test_a_job_that_the_scheduler_forgot(
     assert openrs("resume", "mine").code == 0
 
 
+def test_why_a_task_failed_is_said_though_another_was_killed(
+    openrs: Openrs, scheduler: Scheduler, record: Record
+) -> None:
+    directory = RunDirectory(Path(record.dir))
+    for task in (0, 1):
+        directory.log("writer", "start", stage="eval", submission=1, task=task)
+    scheduler.states = {"eval": JobInfo(JobState.FAILED, "2 failed")}
+    assert openrs("status", "mine", "--json").json["runs"][0]["stages"][2]["reason"] == "2 failed"
+    directory.log("writer", "end", stage="eval", submission=1, task=1, code=1, reason="its worker was killed")
+    (run,) = openrs("status", "mine", "--json").json["runs"]
+    assert (run["stages"][2]["state"], run["stages"][2]["reason"]) == ("FAILED", "its worker was killed")
+
+
 def test_a_state_that_nobody_knows_stays_unknown(openrs: Openrs, scheduler: Scheduler, record: Record) -> None:
     scheduler.states = {"train": JobInfo(JobState.UNKNOWN, "NEW_WORD")}
     (run,) = openrs("status", "mine", "--json").json["runs"]

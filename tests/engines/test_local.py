@@ -196,7 +196,8 @@ def test_a_cluster_that_does_not_answer_hides_no_other(
     experiment: Experiment, cluster: Cluster, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
-    here = launch.submit(experiment, cluster, runs, "here")
+    slow = experiment.model_copy(update={"environment": {**experiment.environment, "STANDIN": "slow"}})
+    here = launch.submit(slow, cluster, runs, "here")  # slow: an engine is asked about what has not ended
     elsewhere = here.model_copy(update={"run": "elsewhere", "cluster": load_cluster("k8s")})
     seen = status([here, elsewhere])
     assert seen[0].state != JobState.UNKNOWN

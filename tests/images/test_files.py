@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from openrs.images import requirements
-from openrs.images.build import IMAGES, SHOWN, Recipe, arguments, labels
+from openrs.images.build import IMAGES, SHOWN, Recipe, arguments, containerfile, labels
 from openrs.images.pins import Pins, pins
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,6 +119,11 @@ def test_what_a_builder_is_given() -> None:
     assert arguments(recipe)["SNAPSHOT"] == pins().snapshot
     assert {f"dev.openrs.{package}" for package in SHOWN if package != "lighteval"} <= set(labels(recipe))
     assert labels(Recipe("train", "buildah", stand_in=True))["org.opencontainers.image.base.digest"] == "stand-in"
+    for name in IMAGES:  # --label would put them on every stage
+        stages = re.split(r"^FROM ", containerfile(Recipe(name, "buildah")), flags=re.MULTILINE)
+        (labelled,) = (stage for stage in stages if "\nLABEL " in stage)
+        assert labelled.partition("\n")[0].endswith(f" AS {name}")
+        assert labelled.count("\nLABEL ") == len(labels(Recipe(name, "buildah")))
     wanted = {rest.partition("=")[0] for word, rest in instructions() if word == "ARG"}
     assert set(arguments(recipe)) == wanted - {"MAX_JOBS"}
 

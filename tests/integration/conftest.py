@@ -1,15 +1,26 @@
-"""Fixtures of the runs on Kubernetes: one user and one reference for each file of tests."""
+"""Fixtures of the runs: published problems; on Kubernetes, one user and one reference for each file of tests."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.integration.k8s_user import Reference, User
+from tests.rewards.corpus import data_directory
 from tests.testbed.k8s.bed import K8sBed
 from tests.testbed.k8s.client import unique
+
+
+@pytest.fixture(scope="session")
+def problem_sets() -> Path:
+    """A directory with math500.jsonl, aime24.jsonl and others."""
+    found = data_directory()
+    if found is None:
+        pytest.skip("OPENRS_SHARED names no directory with data/*.jsonl")
+    return found
 
 
 @pytest.fixture(scope="module")

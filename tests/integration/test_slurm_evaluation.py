@@ -8,13 +8,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.integration.cells import done, finished
 from tests.integration.test_slurm_smoke import User
 from tests.testbed.slurm import SlurmBed
 
@@ -23,14 +22,6 @@ pytestmark = [pytest.mark.slurm, pytest.mark.train, pytest.mark.timeout(1500)]
 
 SEEDS = 10
 STEPS = (1, 2, 3)
-
-
-@pytest.fixture(scope="module")
-def data() -> Path:
-    shared = os.environ.get("OPENRS_SHARED")
-    if not shared or not (Path(shared) / "data" / "math500.jsonl").is_file():
-        pytest.skip("OPENRS_SHARED does not name a directory with data/math500.jsonl and data/aime24.jsonl")
-    return Path(shared) / "data"
 
 
 @pytest.fixture(scope="module")
@@ -63,22 +54,6 @@ def settings(data: Path) -> list[str]:
     ]
 
 
-def finished(user: User, run: str) -> Counter[tuple[str, str, int]]:
-    """How often each cell was finished, by what the workers printed."""
-    found: Counter[tuple[str, str, int]] = Counter()
-    for log in (user.home / "runs" / run / "logs").glob("eval/*/rank-0.log"):
-        for line in log.read_text(errors="replace").splitlines():
-            if line.startswith('{"cell"') and (said := json.loads(line))["state"] == "done":
-                cell = said["cell"]
-                found[cell["checkpoint"], cell["benchmark"], cell["seed"]] += 1
-    return found
-
-
-def cells(user: User, run: str) -> dict[Path, dict[str, Any]]:
-    found = {path: json.loads(path.read_text()) for path in (user.home / "runs" / run / "eval").glob("*/*/*.json")}
-    return {path: cell for path, cell in found.items() if cell["state"] == "done"}
-
-
 def worker_on(task: int) -> int | None:
     """The process id of the evaluation of a task of the array."""
     for process in Path("/proc").glob("[0-9]*"):
@@ -93,64 +68,65 @@ def worker_on(task: int) -> int | None:
     return None
 
 
-def test_60_cells(user: User, data: Path) -> None:
+def test_60_cells(user: User, problem_sets: Path) -> None:
     run, bed = "many", user.bed
+    directory = user.home / "runs" / run
     profile = '[clusters.cells]\nextends = "slurm"\nlease_seconds = 8\ncells_per_task = 20\narray_parallel = 3\n'
     with open(user.home / "openrs.toml", "a") as file:
         file.write(profile)
-    options = [word for value in settings(data) for word in ("--set", value)]
+    options = [word for value in settings(problem_sets) for word in ("--set", value)]
     user.openrs("submit", "smoke", "--cluster", "cells", "--run", run, *options)
     total = len(STEPS) * 2 * SEEDS
-    user.wait(lambda: len(cells(user, run)) >= 2, 600, "the first cells")
+    user.wait(lambda: len(done(directory)) >= 2, 600, "the first cells")
     # A node goes, with whatever runs there, and one task's worker is killed.
     handle = user.handle(run, "eval")
     running = {job["ArrayTaskId"]: job["NodeList"] for job in bed.jobs(handle) if job["JobState"] == "RUNNING"}
     first, *others = sorted(running, key=int)
     node = running[first]
     survivors = [task for task in others if running[task] != node]
-    bed.kill_node(node, notice=True)
-    killed = None
+    # Held where it is, so that it cannot finish while the node goes; where all ran there, one that is started anew.
     if survivors:
-        user.wait(lambda: worker_on(int(survivors[0])) is not None, 120, "a worker")
-        killed = worker_on(int(survivors[0]))
-    else:  # all of them ran there: of those that are started anew, one
-        user.wait(lambda: worker_on(0) is not None, 300, "a worker")
-        killed = worker_on(0)
-    assert killed is not None and len(cells(user, run)) < total, "in the middle"
+        killed = user.wait(lambda: worker_on(int(survivors[0])), 120, "a worker")
+        os.kill(killed, signal.SIGSTOP)
+        bed.kill_node(node, notice=True)
+    else:
+        bed.kill_node(node, notice=True)
+        killed = user.wait(lambda: worker_on(0), 300, "a worker")
+    assert len(done(directory)) < total, "in the middle"
     os.kill(killed, signal.SIGKILL)
     bed.start_node(node)
     user.wait_for_end(run, "FAILED", timeout=900)
     states = {row["State"].split()[0] for row in bed.records(handle)}
     assert {"NODE_FAIL", "FAILED"} <= states, "sacct -D says that both hit"
-    before = cells(user, run)
+    before = done(directory)
     assert 0 < len(before) < total
     shown = user.openrs("status", run)
     assert "SIGKILL" in shown
     # What is missing is sent, and nothing else.
     user.openrs("resume", run)
-    sent = json.loads((user.home / "runs" / run / "submission" / "2" / "eval" / "cells.json").read_text())
+    sent = json.loads((directory / "submission" / "2" / "eval" / "cells.json").read_text())
     assert sum(map(len, sent["tasks"])) == total - len(before)
     user.wait_for_end(run, timeout=900)
-    assert len(cells(user, run)) == total
-    counted = finished(user, run)
+    assert len(done(directory)) == total
+    counted = finished(directory)
     assert len(counted) == total and set(counted.values()) == {1}, "every cell was finished once"
-    for cell in cells(user, run).values():
+    for cell in done(directory).values():
         assert len(cell["outcomes"]) == cell["data"]["problems"] == (6 if cell["benchmark"] == "aime24" else 8)
     # One cell is broken by hand.
-    path = sorted(cells(user, run))[17]
-    untouched = {other: other.stat().st_mtime_ns for other in cells(user, run) if other != path}
+    path = sorted(done(directory))[17]
+    untouched = {other: other.stat().st_mtime_ns for other in done(directory) if other != path}
     path.write_text(path.read_text()[:100])
     assert path.name in user.openrs("report", run)
     user.openrs("resume", run)
-    sent = json.loads((user.home / "runs" / run / "submission" / "3" / "eval" / "cells.json").read_text())
+    sent = json.loads((directory / "submission" / "3" / "eval" / "cells.json").read_text())
     assert [len(task) for task in sent["tasks"]] == [1]
     user.wait_for_end(run, timeout=600)
-    assert len(cells(user, run)) == total and path.with_suffix(".json.broken").is_file()
+    assert len(done(directory)) == total and path.with_suffix(".json.broken").is_file()
     assert {other: other.stat().st_mtime_ns for other in untouched} == untouched
     user.openrs("resume", run, code=2)
     # More seeds of one checkpoint: only those that are not there yet.
     said = user.openrs("eval", run, "--checkpoint", "step-000002", "--benchmarks", "aime24", "--seeds", str(SEEDS))
-    assert said.split() == [run] and len(cells(user, run)) == total
+    assert said.split() == [run] and len(done(directory)) == total
 
 
 def test_cells_go_out_from_the_training_job_as_checkpoints_land(user: User) -> None:
@@ -162,11 +138,12 @@ def test_cells_go_out_from_the_training_job_as_checkpoints_land(user: User) -> N
     assert [stage["name"] for stage in user.status(run)["stages"]] == ["train"]
     user.wait_for_end(run)
     assert [stage["name"] for stage in user.status(run)["stages"]] == ["train", "eval-000005", "eval-000090"]
-    assert {cell["step"]: cell["n"] for cell in cells(user, run).values()} == {5: 30, 90: 30}
+    directory = user.home / "runs" / run
+    assert {cell["step"]: cell["n"] for cell in done(directory).values()} == {5: 30, 90: 30}
     (first,) = user.starts(run, "eval-000005")
     ends = [
         event["time"]
-        for file in (user.home / "runs" / run / "ledger").glob("train-*")
+        for file in (directory / "ledger").glob("train-*")
         for event in map(json.loads, file.read_text().splitlines())
         if event["event"] == "end"
     ]

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -30,6 +30,7 @@ SETTINGS = [
     "recovery.grace_seconds=25",
 ]
 CANARY = "canary-5b1e0f"
+T = TypeVar("T")
 
 
 class User:
@@ -84,11 +85,13 @@ class User:
         self.wait(lambda: self.status(run)["state"] in ended, timeout, "the end")
         assert self.status(run)["state"] == state, f"{self.status(run)}\n{self.logs(run)}"
 
-    def wait(self, true: Callable[[], bool], timeout: float, what: str) -> None:
+    def wait(self, look: Callable[[], T | None], timeout: float, what: str) -> T:
+        """What it sees as soon as that is something."""
         deadline = time.monotonic() + timeout
-        while not true():
+        while not (seen := look()):
             assert time.monotonic() < deadline, f"no {what} after {timeout} s\n{self.bed.tails()}"
             time.sleep(0.3)
+        return seen
 
     def metrics(self, run: str) -> list[dict[str, Any]]:
         path = self.home / "runs" / run / "metrics.jsonl"
