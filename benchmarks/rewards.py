@@ -24,8 +24,9 @@ from statistics import median
 from benchmarks.common import Cost, alternate, machine, note, parser, ratio, show, spread, verdict
 from openrs.rewards import verify
 from openrs.rewards.verifier import pool as pools
-from openrs.rewards.verifier.pool import Pair, Pool
-from tests.rewards.corpus import LONG, data_directory, golds, mangled, near_miss, reasoning
+from openrs.rewards.verifier.pool import Pair, Pool, Verdict
+from tests.rewards.corpus import LONG, Case, data_directory, golds, mangled, near_miss, reasoning
+from tests.rewards.verdicts import reason
 
 AIM = 8.0
 """Times that the rewards of a step should be faster."""
@@ -129,9 +130,10 @@ def used(pid: int | None) -> float:
 
 
 def compare(title: str, made: list[Step], ours: Pool, theirs: Serial) -> tuple[float, list[str]]:
-    """Times both on each step in turn; the ratio of the medians, and the verdicts that differ."""
-    seen: dict[str, list[list[bool]]] = {"serial math-verify": [], "openrs": []}
-    waiting = {name: iter(made) for name in seen}
+    """Times both on each step in turn; the ratio of the medians, and the verdicts that differ without a reason."""
+    serial: list[bool] = []
+    judged: list[Verdict] = []
+    waiting = {"serial math-verify": iter(made), "openrs": iter(made)}
 
     def cpu() -> float:
         return theirs.cpu() + sum(map(used, ours.processes())) + time.process_time()
@@ -140,15 +142,12 @@ def compare(title: str, made: list[Step], ours: Pool, theirs: Serial) -> tuple[f
         step = next(waiting[name])
         before, start = cpu(), time.perf_counter()
         if name == "openrs":
-            judged = verify.judge([gold for gold, _ in step], [text for _, text in step], run=ours.judge)
-            found = [bool(one.correct) for one in judged]
+            judged.extend(verify.judge([gold for gold, _ in step], [text for _, text in step], run=ours.judge))
         else:
-            found = theirs.judge(step)
-        wall, after = time.perf_counter() - start, cpu()
-        seen[name].append(found)
-        return Cost(wall, after - before)
+            serial.extend(theirs.judge(step))
+        return Cost(time.perf_counter() - start, cpu() - before)
 
-    times = alternate({name: lambda name=name: run(name) for name in seen}, len(made))  # type: ignore[misc]
+    times = alternate({name: lambda name=name: run(name) for name in waiting}, len(made))  # type: ignore[misc]
     columns = {
         name: ([one.wall for one in costs], [max(one.cpu, 1e-3) for one in costs]) for name, costs in times.items()
     }
@@ -159,16 +158,18 @@ def compare(title: str, made: list[Step], ours: Pool, theirs: Serial) -> tuple[f
     ]
     header = ("", "wall", "times faster", "CPU", "times less")
     show(f"{title}: seconds a step of 72, median (min–max)", header, rows)
-    pairs = [
-        f"serial {a}, ours {b}: gold {gold!r}, completion …{text[-60:]!r}"
-        for step, one, other in zip(made, seen["serial math-verify"], seen["openrs"], strict=True)
-        for (gold, text), a, b in zip(step, one, other, strict=True)
-        if a != b
+    pairs = [pair for step in made for pair in step]
+    differing = [
+        (f"serial {a}, ours {b.correct}: gold {gold!r}, completion …{text[-60:]!r}", reason(Case("", gold, text), b))
+        for (gold, text), a, b in zip(pairs, serial, judged, strict=True)
+        if a != bool(b.correct)
     ]
-    total = sum(map(len, made))
-    right = sum(map(sum, seen["openrs"]))
-    print(f"{total} verdicts, {right} of them right answers, {len(pairs)} not the same", flush=True)
-    return median(base[0]) / median(columns["openrs"][0]), pairs
+    for words, why in differing:
+        print(f"{why or 'WITHOUT A REASON'}: {words}")
+    right = sum(bool(one.correct) for one in judged)
+    print(f"{len(judged)} verdicts, {right} of them right answers, {len(differing)} not the same", flush=True)
+    unexplained = [words for words, why in differing if why is None]
+    return median(base[0]) / median(columns["openrs"][0]), unexplained
 
 
 def worst_pairs(ours: Pool, theirs: Serial) -> None:
@@ -247,8 +248,7 @@ def main() -> None:
     same = not differing and not rough_differing
     verdict(f"a clean step at least {AIM:g} times faster", clean >= AIM, f"{clean:.1f}")
     verdict(f"a step with hostile answers at least {AIM:g} times faster", rough >= AIM, f"{rough:.1f}")
-    verdict("the same verdicts", same, f"{len(differing)} and {len(rough_differing)} differ")
-    print("\n".join(differing + rough_differing))
+    verdict("the same verdicts, but for stated reasons", same, f"{len(differing)} and {len(rough_differing)} differ")
 
 
 if __name__ == "__main__":

@@ -160,7 +160,7 @@ def _lines(command: list[str]) -> list[dict[str, float]]:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command[:2])} ended with {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"')]  # not what TRL sums up
 
 
 def main() -> None:

@@ -14,6 +14,11 @@ SYSTEM = (
     "<answer> </answer>, with the final answer in \\boxed{}."
 )
 EVALUATION = {"temperature": 0.6, "top_p": 0.95, "max_prompt_tokens": 2048, "max_new_tokens": 32768}
+REVISIONS = {
+    "HuggingFaceH4/aime_2024": "2fe88a2f1091d5048c0f36abc874fb997b3dd99a",
+    "yentinglin/aime_2025": "6f71d77b0b89b9dabe07ab466c51df33f514df7f",
+    "HuggingFaceH4/MATH-500": "ff5b20257d8185524591543f8ff5993951537bb8",
+}
 
 
 def benchmark(
@@ -24,7 +29,7 @@ def benchmark(
         "data": {
             "type": "hub",
             "name": data,
-            "revision": "main",
+            "revision": REVISIONS.get(data, "main"),
             "subset": None,
             "split": "train",
             "problem": "problem",
