@@ -7,6 +7,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -179,7 +180,10 @@ def drifted(known: record.Record) -> list[str]:
 
 @contextlib.contextmanager
 def alone(runs: Path, run: str) -> Iterator[None]:
-    """Keeps a second `resume`, `eval` or `cancel` of the run out (flock(2)): two sendings at once would lose one."""
+    """Keeps a second `resume`, `eval` or `cancel` of the run out (flock(2)): two sendings at once would lose one.
+
+    Where the file system knows no locks, it goes on with a warning.
+    """
     try:
         descriptor = os.open(runs / run / ".sending", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
@@ -191,6 +195,12 @@ def alone(runs: Path, run: str) -> Iterator[None]:
         raise BadInput(
             f"run {run}: another resume, eval or cancel of it is under way; try again when that has ended"
         ) from None
+    except OSError as error:  # NFS without its lock daemon, Lustre without -o flock
+        print(
+            f"openrs: warning: {runs / run}: no locks on this file system ({error.strerror}); see that nobody else sends "
+            f"this run at the same time",
+            file=sys.stderr,
+        )
     try:
         yield
     finally:

@@ -159,7 +159,12 @@ class VllmBackend(_Seam, VLLMModel):  # type: ignore[misc]
         """Takes up a cell; longer prompts lose their beginning."""
         sampling = benchmark.sampling
         self._max_length = sampling.max_prompt_tokens + sampling.max_new_tokens
+        self._begun_anew = self._preemptions()
         return super().begin(benchmark, seed)
+
+    def _preemptions(self) -> int:
+        """So far, in all cells of this engine."""
+        return sum(scheduler.num_cumulative_preemption for scheduler in self.model.llm_engine.scheduler)
 
     def _generate(self, inputs: list[list[int]], **_: Any) -> list[Any]:
         from vllm import TokensPrompt
@@ -198,11 +203,7 @@ class VllmBackend(_Seam, VLLMModel):  # type: ignore[misc]
 
     def facts(self) -> dict[str, Any]:
         """What else a result says. A completion that was begun anew has repeated its random numbers: that should be rare."""
-        engine = self.model.llm_engine
-        return {
-            "engine": "vllm",
-            "begun_anew": sum(scheduler.num_cumulative_preemption for scheduler in engine.scheduler),
-        }
+        return {"engine": "vllm", "begun_anew": self._preemptions() - self._begun_anew}
 
 
 Backend = TransformersBackend | VllmBackend

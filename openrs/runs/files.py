@@ -72,12 +72,23 @@ def _finite(text: str) -> float:
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
-    """Adds one JSON line and makes it durable. Only one process may append to a file. Raises OSError."""
-    line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
-    with open(path, "ab") as file:
-        file.write(line.encode())
-        file.flush()
-        os.fsync(file.fileno())
+    """Adds one JSON line and makes it durable. Only one process may append to a file.
+
+    A line that a kill has cut before stays by itself. Raises OSError: then nothing is added.
+    """
+    line = memoryview((json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    with open(path, "a+b", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        if end and file.read(1) != b"\n":
+            line = memoryview(b"\n" + line)
+        try:
+            while line:
+                line = line[file.write(line) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(end)
+            raise
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -36,6 +36,7 @@ READERS = 4
 """Files that are read at once for their checksums."""
 
 _NAME = re.compile(r"^step-(\d{6,})$")
+_NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # torch and safetensors report a full disk in their own exception types.
 _DISK_FULL_WORDS = (
@@ -105,7 +106,8 @@ def steps_in(checkpoints: Path) -> list[int]:
 def verify(directory: Path, checksums: Callable[[str], bool] = lambda name: True) -> dict[str, Any]:
     """The manifest of a complete checkpoint: every size is compared, and the checksums of the files asked for.
 
-    Raises Invalid where a file is missing, of another size or of other content, or where there is no usable manifest.
+    Raises Invalid where a file is missing, of another size or of other content, or where there is no usable manifest; and
+    OSError where a file is there and the storage does not give it out: that may pass, and says nothing of the file.
     """
     try:
         manifest = json.loads((directory / MANIFEST).read_bytes())
@@ -113,14 +115,14 @@ def verify(directory: Path, checksums: Callable[[str], bool] = lambda name: True
         files = _entries(manifest) if version == SCHEMA_VERSION else {}
     except FileNotFoundError:
         raise Invalid(f"no manifest {MANIFEST}" if directory.is_dir() else "not there") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (*_NO_FILE, ValueError, KeyError, TypeError, AttributeError):
         raise Invalid(f"manifest {MANIFEST} cannot be read") from None
     if version != SCHEMA_VERSION:
         raise Foreign(f"manifest of schema version {version}, this openrs writes and reads {SCHEMA_VERSION}")
     for name, entry in files.items():
         try:
             found = (directory / name).stat().st_size
-        except OSError as error:
+        except _NO_FILE as error:
             raise Invalid(f"{name} cannot be read ({error.strerror})") from None
         if found != entry.size:
             raise Invalid(f"{name} has {found} bytes instead of {entry.size}")
@@ -131,7 +133,7 @@ def verify(directory: Path, checksums: Callable[[str], bool] = lambda name: True
             try:
                 if next(digests) != files[name].xxh3:
                     raise Invalid(f"{name} has another content than was written")
-            except OSError as error:
+            except _NO_FILE as error:
                 raise Invalid(f"{name} cannot be read ({error.strerror})") from None
     return dict(manifest)
 
@@ -140,7 +142,7 @@ def newest_valid(checkpoints: Path, ours: Identity) -> tuple[Found | None, list[
     """The newest complete checkpoint of this run, and what newer ones were passed over and why. Reads every byte of it.
 
     Raises BadInput where it was written by another number of ranks, and where all that is there is somebody else's:
-    going on without it would waste it.
+    going on without it would waste it. Raises OSError where the storage does not answer, for the same reason.
     """
     rejected: list[Rejected] = []
     for step in reversed(steps_in(checkpoints)):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,7 @@ from openrs.runs import completions as kept
 from openrs.runs.directory import RunDirectory
 from openrs.runs.files import append_line, read_lines, write_atomic
 from openrs.spec.experiment import Experiment
+from openrs.training.checkpoint import is_disk_full
 
 if TYPE_CHECKING:  # they import torch; a session looks at the metrics file before it pays for that
     from openrs.training.learner import Learned
@@ -112,13 +115,45 @@ def readable_completions(rollout: Rollout, roller: Roller, limit: int) -> list[d
     return found
 
 
-def write_step(
-    run: RunDirectory, record: dict[str, Any], completions: list[dict[str, Any]], check: Callable[[], None]
-) -> None:
-    """Stores a finished step, and says so on standard output. `check` raises where another attempt may be writing."""
-    check()
-    if completions:
-        kept.write(run.path, record["step"], completions, check)
-        check()  # a write may take long, and a machine may be frozen in it
-    append_line(run.metrics, record)
-    print(json.dumps(record, ensure_ascii=False), flush=True)
+def warn(text: str) -> None:
+    """Says it in the log, which may stand on the disk that is full."""
+    with contextlib.suppress(OSError):
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+class Steps:
+    """Stores finished steps. A full disk costs completions, and holds metrics lines back until there is room again."""
+
+    def __init__(self, run: RunDirectory, check: Callable[[], None]) -> None:
+        """`check` raises where another attempt may be writing."""
+        self._run, self._check = run, check
+        self._late: list[dict[str, Any]] = []
+
+    def write(self, record: dict[str, Any], completions: list[dict[str, Any]]) -> None:
+        """Stores a step, and says so on standard output. Raises OSError for all but a full disk."""
+        self._check()
+        self._late.append(record)
+        if completions:
+            try:
+                kept.write(self._run.path, record["step"], completions, self._check)
+            except OSError as error:
+                if not is_disk_full(error):
+                    raise
+                warn(f"no room for the completions of step {record['step']} ({error})")
+            self._check()  # a write may take long, and a machine may be frozen in it
+        if not self.flush():
+            warn(f"no room for the metrics of step {record['step']}; they are kept in memory")
+        with contextlib.suppress(OSError):  # as `warn`
+            print(json.dumps(record, ensure_ascii=False), flush=True)
+
+    def flush(self) -> bool:
+        """Stores the lines that have found no room yet; whether none is left. Raises OSError for all but a full disk."""
+        while self._late:
+            try:
+                append_line(self._run.metrics, self._late[0])
+            except OSError as error:
+                if not is_disk_full(error):
+                    raise
+                return False
+            del self._late[0]
+        return True

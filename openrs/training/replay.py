@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 from openrs.runs.directory import RunDirectory
 from openrs.training.checkpoint import is_disk_full
 from openrs.training.journal import Journal, Missing, Unusable
+from openrs.training.observe import warn
 from openrs.training.phases import JOURNAL, phase
 from openrs.training.rollout import Rollout
 from openrs.training.together import every_rank
@@ -26,11 +25,7 @@ class Replay:
         except OSError as error:
             if not is_disk_full(error):
                 raise
-            print(
-                f"warning: no room for the journal of step {step} ({error}); going on without it",
-                file=sys.stderr,
-                flush=True,
-            )
+            warn(f"no room for the journal of step {step} ({error}); going on without it")
 
     def take(self, step: int, rows: list[int]) -> Rollout | None:
         """What was kept for `step`, which trains on the problems `rows`, if every rank has it. All ranks together.

@@ -84,6 +84,8 @@ class Save:
         except _Abandoned:
             pass
         except Exception as error:  # torch and safetensors have their own types for a full disk
+            if self._rank.world == 1:
+                self.remove()  # at once: what training writes needs the room
             self.error = error
         self.seconds = time.monotonic() - began
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+import errno
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from openrs.spec.experiment import Experiment
 from openrs.training import checkpoint, journal
 from openrs.training.checkpoint import Entry, Identity
 from openrs.training.interval import Due, history
+from openrs.training.observe import warn
 from openrs.training.saver import POLL_SECONDS, Save, Write
 from openrs.training.snapshot import Host, snapshot
 from openrs.training.together import every_rank
@@ -44,14 +46,20 @@ class Saving:
     def after_step(self, trainer: Any) -> None:
         """Saves the step that has just ended, if that is due; training goes on as soon as it is copied.
 
-        Raises what an earlier write raised, unless it is a full disk and the run can do without that checkpoint.
+        Raises OSError where the run needs that checkpoint, and the first rank has found no room for the metrics before it.
         """
-        self._look()
+        self.look()
         step = trainer.state.global_step
         needed = self._needed(step)
-        [due] = self._agree([self._rank.rank == 0 and self._due.is_due(step)])
-        if needed or due:
+        [due, behind] = self._agree([self._rank.rank == 0 and self._due.is_due(step), self._behind(trainer)])
+        if needed and behind:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._run.metrics))
+        if needed or (due and not behind):
             self._begin(trainer, step)
+
+    def _behind(self, trainer: Any) -> bool:
+        """Whether there are steps that are not in the metrics: no checkpoint may be newer than they."""
+        return self._rank.rank == 0 and not trainer.recorded()
 
     def finish(self, trainer: Any) -> None:
         """Saves the last finished step, if there is one that is not saved, and returns when it is on disk.
@@ -59,7 +67,8 @@ class Saving:
         After a second request to stop it returns at once: what is in the journal need not be saved.
         """
         step = trainer.state.global_step
-        if step > self.saved and self._wait() and step > self.saved:
+        [behind] = self._agree([self._behind(trainer)])
+        if step > self.saved and not behind and self._wait() and step > self.saved:
             self._begin(trainer, step)
         self._wait()
 
@@ -96,13 +105,16 @@ class Saving:
             [hurry] = self._agree([self._rank.hurry_requested()])
             if hurry:
                 return False
-            self._look()
+            self.look()
             if self._save is not None:
                 time.sleep(POLL_SECONDS)
         return True
 
-    def _look(self) -> None:
-        """Notes how the save under way ended, once it has on all ranks."""
+    def look(self) -> None:
+        """Notes how the save under way ended, once it has on all ranks.
+
+        Raises what it failed with, unless that is a full disk and the run can do without that checkpoint.
+        """
         save = self._save
         if save is None:
             return
@@ -125,11 +137,7 @@ class Saving:
         if fatal:
             raise error or OSError(f"another rank could not write the checkpoint of step {save.step}")
         if error is not None:
-            print(
-                f"warning: no room for the checkpoint of step {save.step} ({error}); going on without it",
-                file=sys.stderr,
-                flush=True,
-            )
+            warn(f"no room for the checkpoint of step {save.step} ({error}); going on without it")
 
     def _log(self, step: int, entries: dict[str, Entry]) -> None:
         # Of all but the one file that names the place of the base model, which is another in each run.

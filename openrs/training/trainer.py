@@ -139,6 +139,7 @@ class Trainer(TransformersTrainer):
         self._experiment, self._run, self._rank = experiment, run, rank
         self._saving, self._replay, self._tracker = saving, replay, tracker
         self._start = self._recorded = saving.saved
+        self._steps = observe.Steps(run, rank.check_lease)
         self._clock = Clock()
         recovery = experiment.recovery
         self.watchdog = Watchdog(recovery.stall_factor, 60 * recovery.stall_minutes)
@@ -244,6 +245,8 @@ class Trainer(TransformersTrainer):
     def _maybe_log_save_evaluate(self, tr_loss, grad_norm, *args: Any, **kwargs: Any) -> None:
         if self.state.global_step == self._recorded:
             return  # the end of the epoch, in which nothing happened
+        with self._clock.phase("saving"):
+            self._saving.look()  # first: what a failed save leaves takes the room of what is recorded
         loss = self._nested_gather(tr_loss).mean().item()
         tr_loss -= tr_loss
         self._record(loss, float(grad_norm))
@@ -281,10 +284,14 @@ class Trainer(TransformersTrainer):
             )
             limit = self._experiment.training.log_completions
             shown = observe.readable_completions(self._rollout, self._roller, limit)
-            observe.write_step(self._run, record, shown, self._rank.check_lease)
+            self._steps.write(record, shown)
             if self._tracker is not None:
                 self._tracker.log(record)
         self._recorded = step
+
+    def recorded(self) -> bool:
+        """Whether all finished steps are in the metrics, on the first rank; what has found no room is tried again."""
+        return self._steps.flush()
 
     def _agree_to_stop(self, left: bool) -> None:
         """Raises StopRequested on all ranks if any of them is asked to stop, or has `left` for it."""

@@ -105,7 +105,7 @@ class Supervisor:
             "start",
             pid=os.getpid(),
             node=machine["node"],
-            gpus=len(machine["gpus"]),
+            gpus=stage.gpus,  # what the job has; the node, as nvidia-smi shows it, may have more
             gpu_type=(machine["gpus"] or [None])[0],
             handle=_handle(),
             package=str(PACKAGE),
@@ -175,7 +175,9 @@ class Supervisor:
                 self._say(f"asked again; {HURRY_SECONDS:.0f} s to leave, without saving")
             if None not in codes:
                 return self._verdict(ranks, [code for code in codes if code is not None])
-            if any(code not in (None, DONE, INTERRUPTED) for code in codes):
+            # The processes of training need each other. Those of a task of cells do not: the others finish theirs.
+            together = stage.cells_file is None or CONFIGURATION in codes
+            if together and any(code not in (None, DONE, INTERRUPTED) for code in codes):
                 return _failure(codes), ranks.complaint()
             server = ranks.server_died()
             if server is not None:
@@ -210,7 +212,8 @@ class Supervisor:
             if self._complete():
                 return DONE, "done"
             return FAILED, "the processes ended well, but the stage is not marked complete"
-        if all(code in (DONE, INTERRUPTED) for code in codes):
+        cells = self._stage.cells_file is not None and INTERRUPTED in codes and CONFIGURATION not in codes
+        if cells or all(code in (DONE, INTERRUPTED) for code in codes):
             return INTERRUPTED, f"stopped ({self._stop.reason or 'the ranks left'})"
         return _failure(list(codes)), ranks.complaint()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -63,3 +65,19 @@ def test_a_file_that_was_edited_since_changes_no_run(openrs: Openrs, workdir: Pa
     (workdir / "mine.yaml").unlink()
     said = openrs("resume", "mine", "--json")
     assert said.code == 0 and said.err == "" and said.json["run"] == "mine"
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks_is_said_and_no_obstacle(
+    openrs: Openrs, run: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A stand-in for NFS without its lock daemon and for Lustre without `-o flock`, which cannot be had here."""
+
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    said = openrs("resume", "mine")
+    assert said.code == 0
+    (line,) = said.err.splitlines()
+    assert line.startswith("openrs: warning: runs/mine: no locks on this file system (")

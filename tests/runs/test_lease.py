@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,30 @@ def test_a_living_holder_keeps_it_however_long(path: Path) -> None:
 
     assert not other.acquire(give_up=lambda: turns > 500, wait=wait)
     assert clock.now > 1000 + 2 * 10
+
+
+def test_a_full_disk_takes_it_from_nobody(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    holder, other = lease(path, clock), lease(path, clock)
+    assert holder.acquire(wait=clock.wait)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("openrs.runs.lease.write_atomic", full)
+    size, watch = path.stat().st_size, Watch(path, holder.nonce, 10, clock)
+
+    def wait(seconds: float) -> None:
+        clock.now += seconds
+        holder.renew()
+        watch.check()
+        foreign(path)  # so that the other one must watch it
+        path.write_text(path.read_text().ljust(size))
+
+    assert not other.acquire(give_up=lambda: clock.now > 1100, wait=wait)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "nonce": "another"}))
+    with pytest.raises(LeaseLost):
+        holder.renew()
 
 
 def test_a_silent_holder_loses_it_after_one_time_to_live_and_not_before(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from contextlib import nullcontext
 from dataclasses import replace
@@ -68,6 +69,20 @@ def test_every_kind_of_damage_is_seen_and_the_one_before_is_taken(tmp_path: Path
         save(tmp_path, 9)
         assert newest_valid(tmp_path, OURS) == (Found(tmp_path / "step-000009", 9), [])
         assert not list(tmp_path.glob(".*"))
+
+
+def test_what_the_storage_does_not_give_out_is_not_taken_for_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 8)
+    save(tmp_path, 9)
+
+    def stale(path: Path) -> str:
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    monkeypatch.setattr(checkpoint, "_digest", stale)
+    with pytest.raises(OSError, match=r"Stale file handle.*step-000009"):
+        newest_valid(tmp_path, OURS)
 
 
 def test_nothing_there(tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
 import signal
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 
 from openrs.training import checkpoint
 from openrs.worker.rank import Rank
-from tests.training.harness import HELD, Job, tiny
+from tests.training.harness import HELD, WAIT_SECONDS, Job, make_job, tiny, wait_for
 
 pytestmark = pytest.mark.train
 
@@ -165,6 +167,57 @@ def test_a_full_disk_costs_a_recovery_checkpoint_and_nothing_else(
     assert checkpoint.steps_in(job.run.checkpoints) == [2, 3]
     assert not list(job.run.checkpoints.glob(".*"))
     assert "no room for the checkpoint of step 1" in capsys.readouterr().err
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 16 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"a file system can only be mounted by root: {mounted.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def fill(ballast: Path) -> None:
+    """Writes until there is no room left."""
+    with contextlib.suppress(OSError), open(ballast, "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
+def test_a_disk_that_others_fill_to_the_last_byte(
+    small_disk: Path, job_of: Callable[..., Job], train_here: Callable[[Job], int]
+) -> None:
+    """For some steps there is room for nothing at all: training goes on, and says what it could not write."""
+    experiment = tiny("training.steps=12", "checkpoint.every_steps=2")
+    whole, job = job_of(experiment, "whole"), make_job(small_disk / "run", experiment)
+    assert train_here(whole) == 0
+    job.hold(3)
+    process = job.start(PYTHONPATH=str(HELD))
+    job.wait_for_step(3, process)
+    wait_for(lambda: checkpoint.steps_in(job.run.checkpoints) == [2])
+    ballast = small_disk / "ballast"
+    fill(ballast)
+    job.hold(None)
+    assert process.stderr is not None
+    said = ""
+    while "no room for the metrics" not in said:  # some lines still fit into the last page
+        line = process.stderr.readline()
+        assert line, said
+        said += line
+    ballast.unlink()
+    said += process.communicate(timeout=WAIT_SECONDS)[1]
+    assert process.returncode == 0, said
+    for what in ("journal", "completions", "checkpoint"):
+        assert f"warning: no room for the {what} of step" in said
+    assert job.metrics() == whole.metrics()
+    assert weights(job, 12) == weights(whole, 12)
+    assert not list(job.run.checkpoints.glob(".*"))
 
 
 def test_a_full_disk_at_the_last_step_is_a_failure(

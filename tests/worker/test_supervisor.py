@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from openrs.engines import Place, stage_file
-from openrs.plan import make_plan
+from openrs.plan import cells, make_plan
 from openrs.runs.directory import RunDirectory
 from openrs.runs.lease import start_ticks
-from openrs.spec.canonical import pretty
+from openrs.spec.canonical import pretty, sha256
 from openrs.spec.load import load_cluster, load_experiment
-from openrs.stage import StageFile
+from openrs.stage import CellsFile, StageFile
 from openrs.worker import ranks as ranks_module
 from openrs.worker.stop import StopRequest, hurry_flag
 from openrs.worker.supervisor import Supervisor
@@ -56,8 +56,8 @@ def make_stage(tmp_path: Path) -> Callable[..., Path]:
 class Attempt:
     """A supervisor in a process of its own."""
 
-    def __init__(self, path: Path, stop_file: Path | None = None) -> None:
-        self.process = FORK.Process(target=_supervise, args=(path, stop_file))
+    def __init__(self, path: Path, stop_file: Path | None = None, task: int | None = None) -> None:
+        self.process = FORK.Process(target=_supervise, args=(path, stop_file, task))
         self.process.start()
         self.pid = self.process.pid or 0
 
@@ -70,10 +70,10 @@ class Attempt:
         return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
 
 
-def _supervise(path: Path, stop_file: Path | None) -> None:
+def _supervise(path: Path, stop_file: Path | None, task: int | None) -> None:
     stop = StopRequest(stop_file)
     stop.install()
-    sys.exit(Supervisor(path, None, stop).run())
+    sys.exit(Supervisor(path, task, stop).run())
 
 
 @pytest.fixture
@@ -216,6 +216,41 @@ def test_failures_say_why(
     assert start(path).code() == code
     assert reason in ends(path)[0][1]
     assert not (run_of(path).path / "lease" / "train.json").exists()
+
+
+def make_cells(make_stage: Callable[..., Path], behaviour: str) -> Path:
+    """The stage file of one task of cells that two processes share."""
+    experiment, file = load_experiment("smoke"), "submission/1/eval/cells.json"
+    processes = [{"role": "cell", "world": 2, "gpus": []}]
+    path = make_stage(
+        stage="eval", kind="cells", cells_file=file, processes=processes, environment={"STANDIN": behaviour}
+    )
+    cells_file = run_of(path).path / file
+    cells_file.parent.mkdir(parents=True)
+    cells_file.write_text(pretty(CellsFile(experiment_hash=sha256(experiment), tasks=[cells(experiment, [10, 20])])))
+    return path
+
+
+def test_a_process_whose_cell_failed_leaves_the_others_to_theirs(
+    make_stage: Callable[..., Path], start: Callable[..., Attempt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ranks_module.MODULES, "cell", "tests.worker.standin")
+    path = make_cells(make_stage, "crash-1")
+    assert start(path, None, 0).code() == 1
+    assert steps_of(path)[-1] == STEPS, "the first process went on to its end"
+    assert "the third step went wrong" in ends(path)[0][1]
+
+
+def test_a_stop_counts_more_than_a_cell_that_failed(
+    make_stage: Callable[..., Path], start: Callable[..., Attempt], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """So that the scheduler starts the task again, for the cells that were left."""
+    monkeypatch.setitem(ranks_module.MODULES, "cell", "tests.worker.standin")
+    path = make_cells(make_stage, "crash-1")
+    attempt = start(path, tmp_path / "stop", 0)
+    wait_for_step(path, 8)
+    (tmp_path / "stop").touch()
+    assert attempt.code() == 75
 
 
 def test_killed_supervisor_takes_its_ranks_along_and_the_next_goes_on_at_once(
