@@ -22,8 +22,11 @@ from openrs import launch
 from openrs.engines import LogGone, NodeAway
 from openrs.engines.kubernetes import logs
 from openrs.engines.kubernetes.api import Api, Refused
+from openrs.engines.kubernetes.manifest import KUEUE_QUEUE
 from openrs.errors import BadInput, OpenRSError
 from openrs.spec.cluster import Cluster
+from openrs.spec.experiment import Experiment
+from openrs.spec.load import load_experiment
 from tests.engines.test_kubernetes_render import K8S, SMOKE
 
 Object = dict[str, Any]
@@ -49,10 +52,10 @@ def profile(path: Path, **fields: Any) -> Cluster:
     return Cluster.model_validate({**K8S.model_dump(), "kubeconfig": str(path), **fields})
 
 
-def refusal(cluster: Cluster, runs: Path) -> str:
+def refusal(cluster: Cluster, runs: Path, experiment: Experiment = SMOKE) -> str:
     """What submit says, which must be one line and leave nothing behind."""
     with pytest.raises(BadInput) as refused:
-        launch.submit(SMOKE, cluster, runs / "runs", "refused")
+        launch.submit(experiment, cluster, runs / "runs", "refused")
     assert str(refused.value).isprintable()
     assert not (runs / "runs").exists()
     return str(refused.value)
@@ -112,10 +115,11 @@ def test_a_program_for_credentials_that_does_not_work(tmp_path: Path, capfd: pyt
 
 
 class Server(BaseHTTPRequestHandler):
-    """Answers `version`, takes whatever is created without the fields in `drops`, and keeps what was asked."""
+    """Answers `version`, takes what is created without the fields in `drops`, Jobs with `labels`, and keeps what was asked."""
 
     version: ClassVar[Object] = {"major": "1", "minor": "34"}
     drops: ClassVar[tuple[str, ...]] = ()
+    labels: ClassVar[dict[str, str]] = {}
     page: ClassVar[bytes | None] = None
     refuses: ClassVar[tuple[str, ...]] = ()
     asked: ClassVar[list[str]] = []
@@ -130,6 +134,8 @@ class Server(BaseHTTPRequestHandler):
         content.setdefault("metadata", {})["uid"] = "u-1"
         for field in self.drops:
             content.get("spec", {}).pop(field, None)
+        if content.get("kind") == "Job":
+            content["metadata"]["labels"] = self.labels | content["metadata"]["labels"]
         self._answer(content, 201)
 
     do_PATCH = do_POST
@@ -180,6 +186,26 @@ def test_a_server_that_drops_a_field(field: str, fake: tuple[type[Server], Clust
     made = [line for line in server.asked if line.startswith("POST") and "/jobs?" in line]
     gone = [line for line in server.asked if line.startswith("DELETE")]
     assert len(gone) == len(made), "what was made is taken back"
+
+
+@pytest.mark.parametrize("queue", [None, "a40"])
+def test_a_queue_that_takes_every_job(queue: str | None, fake: tuple[type[Server], Cluster], tmp_path: Path) -> None:
+    """As Kueue does where there is a LocalQueue `default`; its controller is not at hand."""
+    server, cluster = fake
+    server.labels = {KUEUE_QUEUE: "default"}
+    cluster = cluster.model_copy(update={"queue": queue})
+    said = refusal(cluster, tmp_path, load_experiment("smoke", ["evaluation.at_steps=[40]"]))
+    assert (
+        "put Job refused-eval-1 into the Kueue queue 'default', which would start it before refused-train-1 is done"
+        in said
+    )
+    assert "set namespace in the profile to one without a LocalQueue of this name" in said
+    made = [line for line in server.asked if line.startswith("POST") and "/jobs?" in line]
+    gone = [line for line in server.asked if line.startswith("DELETE")]
+    assert len(gone) == len(made) == 3 and not [line for line in server.asked if line.startswith("PATCH")]
+    assert launch.submit(SMOKE, cluster, tmp_path / "runs", "at-once").submissions, (
+        "what waits for nothing may be queued"
+    )
 
 
 def test_an_old_server_by_leave_of_the_profile(fake: tuple[type[Server], Cluster], tmp_path: Path) -> None:

@@ -198,6 +198,31 @@ def test_what_admission_refuses(place: Place) -> None:
     refused(place.submit("refused"), place, "is forbidden: maximum memory usage per Container is 1Gi")
 
 
+def test_a_policy_against_pods_without_an_owner(place: Place) -> None:
+    """Clusters have it from Kyverno or Gatekeeper, here the API server itself does it. The pods of a Job have an owner."""
+    name, kind = place.space.name, "ValidatingAdmissionPolicy"
+    rules = [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}]
+    wants = [{"expression": f"request.namespace != '{name}' || has(object.metadata.ownerReferences)"}]
+    policy = {"matchConstraints": {"resourceRules": rules}, "validations": wants}
+    binding = {"policyName": name, "validationActions": ["Deny"]}
+    head = {"apiVersion": "admissionregistration.k8s.io/v1", "metadata": {"name": name}}
+    artifacts = launch.render(load_experiment("smoke"), place.profile(), place.home, "bare")
+    bare = json.dumps(manifest.reader(artifacts.place, place.profile()))
+
+    def taken() -> str:
+        return place.cluster.kubectl("create", "--dry-run=server", "-o", "name", "-f", "-", stdin=bare, check=False)
+
+    assert taken()
+    place.cluster.apply({**head, "kind": kind, "spec": policy})
+    place.cluster.apply({**head, "kind": f"{kind}Binding", "spec": binding})
+    try:
+        wait(lambda: not taken(), "a pod without an owner to be refused")
+        assert place.submit("owned").code == 0
+        wait(lambda: place.names("pods"), "its pod")
+    finally:
+        place.cluster.kubectl("delete", f"{kind},{kind}Binding", name)
+
+
 def quota(place: Place, **hard: str) -> None:
     content = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "share"}}
     place.make({**content, "spec": {"hard": {key.replace("_", "."): value for key, value in hard.items()}}})

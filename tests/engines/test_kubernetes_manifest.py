@@ -13,7 +13,7 @@ import yaml
 from openrs.engines import Artifacts, Job, Place, engine_for
 from openrs.engines.kubernetes import KINDS, KubernetesEngine, checks
 from openrs.engines.kubernetes.api import Api, release
-from openrs.engines.kubernetes.manifest import reader
+from openrs.engines.kubernetes.manifest import CONTAINER, reader
 from openrs.errors import BadInput
 from openrs.plan import make_plan
 from openrs.spec.cluster import Cluster
@@ -124,6 +124,18 @@ def test_gpus_memory_and_place() -> None:
     cpu = pod(jobs(render(SMOKE))["train"])
     assert "affinity" not in cpu
     assert set(cpu["containers"][0]["resources"]["limits"]) == {"cpu", "memory"}
+
+
+def test_the_pod_that_pull_makes_may_stand_where_the_runs_do() -> None:
+    cluster = Cluster.model_validate({**K8S.model_dump(), **EVERYTHING})
+    job = jobs(render(EXP3, **EVERYTHING))["train"]
+    made = reader(Place("r", Path("/openrs/runs/r")), cluster)
+    for key in ("nodeSelector", "tolerations", "imagePullSecrets", "securityContext"):
+        assert made["spec"][key] == pod(job)[key], key
+    labels = made["metadata"]["labels"]
+    assert labels["cost-centre"] == "42" and labels["openrs.dev/run"] == "r"
+    assert labels["app.kubernetes.io/component"] == "pull" and "kueue.x-k8s.io/queue-name" not in labels
+    assert [item["name"] for item in (made["spec"]["containers"] + pod(job)["containers"])] == [CONTAINER] * 2
 
 
 def test_what_a_job_survives_and_what_ends_it() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from openrs.engines import FORGOTTEN, Job, JobInfo, JobState
 from openrs.engines.kubernetes import _is_stuck, memory, states
-from openrs.engines.kubernetes.manifest import AFTER, KUEUE_QUEUE
+from openrs.engines.kubernetes.manifest import AFTER, CONTAINER, KUEUE_QUEUE
 
 Object = dict[str, Any]
 
@@ -85,6 +85,19 @@ def test_indexes_of_an_array() -> None:
 def test_the_supervisors_own_words() -> None:
     assert (said("interrupted").step, said("interrupted").attempts) == (12, 1)
     assert said("config").attempts == 1
+
+
+def test_containers_that_a_cluster_puts_beside() -> None:
+    """Put together: the proxy of a mesh stands before the worker, since kubelets sort by name."""
+    proxy = {"name": "istio-proxy", "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}
+    for name in ("config", "interrupted", "image"):
+        seen = copy.deepcopy(SEEN[name])
+        for pod in seen["pods"]:
+            (own,) = pod["status"]["containerStatuses"]
+            pod["status"]["containerStatuses"] = [proxy, own | {"name": CONTAINER}]
+        assert states.job_info(seen["job"], seen["pods"], seen["events"]) == said(name)
+    ended = states.ended_of(SEEN["config"]["pods"][0])
+    assert ended is not None and ended.code == 78
 
 
 def test_a_process_below_the_supervisor_that_was_killed_for_memory() -> None:

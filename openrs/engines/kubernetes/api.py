@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openrs.engines.kubernetes.manifest import KUEUE_QUEUE, QUEUE
+from openrs.engines.kubernetes.manifest import CONTAINER, KUEUE_QUEUE, QUEUE
 from openrs.errors import BadInput, OpenRSError
 
 if TYPE_CHECKING:
@@ -126,8 +126,8 @@ class Api:
                 raise
 
     def log(self, pod: str, **query: Any) -> str:
-        """What a pod's container printed, as text. `query`: parameters of the log subresource."""
-        response = self._send("GET", f"{self.path('pods', pod)}/log", {"container": "worker", **query})
+        """What openrs's container of a pod printed, as text. `query`: parameters of the log subresource."""
+        response = self._send("GET", f"{self.path('pods', pod)}/log", {"container": CONTAINER, **query})
         return str(response.data.decode(errors="replace"))
 
     def version(self) -> tuple[int, int]:

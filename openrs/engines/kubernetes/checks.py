@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from openrs.engines.kubernetes.api import Api, Refused
+from openrs.engines.kubernetes.manifest import AFTER, KUEUE_QUEUE
 from openrs.errors import BadInput
 from openrs.spec.cluster import Cluster
 
@@ -20,6 +21,9 @@ _GUARANTEES = {
     "backoffLimitPerIndex": "that a cell that fails does not end the others",
 }
 """Field of a Job's spec → what is lost with it."""
+
+_NO_UID = "00000000-0000-0000-0000-000000000000"
+"""In place of the uid of a Job that is not made yet."""
 
 _QUOTA = re.compile(r"exceeded quota: ([^,]+), requested: (\S+), used: (\S+), limited: (\S+)")
 
@@ -36,13 +40,24 @@ def check_server(api: Api, cluster: Cluster) -> None:
 
 
 def check_kept(sent: Object, kept: Object, cluster: Cluster) -> None:
-    """Raises BadInput where the server dropped a field of a Job that it does not know, or has switched off."""
+    """Raises BadInput where the server dropped a field of a Job that it does not know, or has switched off.
+
+    So too where a Job that must wait was put into a queue: Kueue does that if there is a LocalQueue `default`, and lets
+    it go as soon as there is room, since nothing but `suspend` holds it.
+    """
     for field, guarantee in _GUARANTEES.items():
         if field in sent["spec"] and field not in kept["spec"] and not cluster.allow_old_server:
             raise BadInput(
                 f"cluster {cluster.name}: the server dropped {field}, and with it the promise {guarantee}; "
                 f"set allow_old_server = true in the profile to go without"
             )
+    after = sent["metadata"]["annotations"].get(AFTER)
+    queue = kept["metadata"].get("labels", {}).get(KUEUE_QUEUE)
+    if after is not None and queue is not None and KUEUE_QUEUE not in sent["metadata"]["labels"]:
+        raise BadInput(
+            f"cluster {cluster.name}: the server put Job {sent['metadata']['name']} into the Kueue queue {queue!r}, which would start "
+            f"it before {after} is done; set namespace in the profile to one without a LocalQueue of this name, or have it renamed"
+        )
 
 
 def check_claims(api: Api, cluster: Cluster) -> None:
@@ -81,14 +96,18 @@ def check_gpus(api: Api, cluster: Cluster, products: list[str]) -> None:
 def check_admission(api: Api, job: Object, cluster: Cluster) -> None:
     """Asks the server to admit a pod of `job` without making it: its refusals would else be events that nobody reads.
 
+    The pod names the Job as its owner, as it will: many clusters refuse pods that have none.
     Raises BadInput with the server's message. Says nothing where pods may not be made by hand, nor where only what others
     use stands in the way: then it waits.
     """
-    template = job["spec"]["template"]
+    template, name = job["spec"]["template"], job["metadata"]["name"]
+    # Without blockOwnerDeletion, which some servers grant only to who may change a Job's finalizers.
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": _NO_UID, "controller": True}
+    labels = template["metadata"]["labels"]
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"generateName": f"{job['metadata']['name'][:50]}-", "labels": template["metadata"]["labels"]},
+        "metadata": {"generateName": f"{name[:50]}-", "labels": labels, "ownerReferences": [owner]},
         "spec": template["spec"],
     }
     try:

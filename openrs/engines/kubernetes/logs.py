@@ -13,7 +13,7 @@ from typing import IO, Any, cast
 
 from openrs.engines import Job, LogGone, NodeAway, Place, PodLog
 from openrs.engines.kubernetes.api import Api, Refused
-from openrs.engines.kubernetes.manifest import RUN, label_value, reader
+from openrs.engines.kubernetes.manifest import CONTAINER, RUN, label_value, reader
 from openrs.engines.kubernetes.states import waiting_words
 from openrs.errors import BadInput, OpenRSError
 from openrs.spec.cluster import Cluster
@@ -120,7 +120,7 @@ def _archive(api: Api, pod: str, cluster: Cluster, place: Place) -> Iterator[byt
             CoreV1Api(api.client).connect_get_namespaced_pod_exec,
             pod,
             api.namespace,
-            container="worker",
+            container=CONTAINER,
             command=command,
             stdout=True,
             stderr=True,

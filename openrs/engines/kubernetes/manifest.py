@@ -27,6 +27,9 @@ SPEC, AFTER, QUEUE = "openrs.dev/spec", "openrs.dev/after", "openrs.dev/queue"
 KUEUE_QUEUE, KUEUE_SECONDS = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/max-exec-time-seconds"
 """Labels that Kueue reads (Kueue, "Labels and Annotations")."""
 
+CONTAINER = "worker"
+"""Name of the container that runs openrs, in every pod of `k8s/`. A cluster may put others beside it, e.g. a mesh's proxy."""
+
 MARGIN_SECONDS = 10
 """What a pod gets beyond the supervisor's grace, for its last words."""
 
@@ -81,7 +84,8 @@ def dump(objects: list[Object]) -> str:
 def reader(place: Place, cluster: Cluster) -> Object:
     """The pod through which `openrs pull` reads."""
     pod = _shipped("reader.yaml")
-    pod["metadata"] |= {"namespace": cluster.namespace, "labels": pod["metadata"]["labels"] | _own_labels(place)}
+    labels = cluster.labels | pod["metadata"]["labels"] | _own_labels(place)
+    pod["metadata"] |= {"namespace": cluster.namespace, "labels": labels}
     if cluster.namespace is None:
         del pod["metadata"]["namespace"]
     _fill_pod(pod["spec"], cluster)
@@ -186,7 +190,7 @@ def _account(pod: Object, stage: Stage, cluster: Cluster) -> None:
 
 
 def _fill_pod(pod: Object, cluster: Cluster) -> None:
-    """What all pods share: image, user, volumes, command."""
+    """What all pods share: image, user, volumes, command, and the nodes that the profile allows."""
     user = cluster.run_as_user
     pod["securityContext"] |= {"runAsUser": user, "runAsGroup": user, "fsGroup": user}
     if cluster.image_pull_secrets:
@@ -209,6 +213,10 @@ def _fill_pod(pod: Object, cluster: Cluster) -> None:
             {"readOnly": True} if volume.read_only else {}
         )
         container["volumeMounts"].append(mount)
+    if cluster.node_selector:
+        pod["nodeSelector"] = dict(cluster.node_selector)
+    if cluster.tolerations:
+        pod["tolerations"] = [toleration.model_dump(exclude_none=True) for toleration in cluster.tolerations]
 
 
 def check_environment(cluster: Cluster) -> None:
@@ -239,11 +247,7 @@ def _resources(pod: Object, stage: Stage, cluster: Cluster) -> None:
 
 
 def _place_pod(pod: Object, stage: Stage, name: str, cluster: Cluster) -> None:
-    """Which nodes will do."""
-    if cluster.node_selector:
-        pod["nodeSelector"] = dict(cluster.node_selector)
-    if cluster.tolerations:
-        pod["tolerations"] = [toleration.model_dump(exclude_none=True) for toleration in cluster.tolerations]
+    """Which nodes among those will do."""
     products = accepted_products(stage, cluster)
     if products:
         terms = [{"matchExpressions": [{"key": cluster.gpu_label, "operator": "In", "values": products}]}]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from openrs.engines import JobInfo, JobState
-from openrs.engines.kubernetes.manifest import AFTER, KUEUE_QUEUE, RUN
+from openrs.engines.kubernetes.manifest import AFTER, CONTAINER, KUEUE_QUEUE, RUN
 from openrs.worker.exits import DONE, INTERRUPTED
 
 Object = dict[str, Any]
@@ -269,7 +269,9 @@ def _condition(pod: Object, kind: str) -> Object:
 
 
 def _container(pod: Object) -> Object:
-    return next(iter(pod.get("status", {}).get("containerStatuses", [])), {})
+    """Status of openrs's own container; kubelets sort them by name, and others may stand before it."""
+    found = pod.get("status", {}).get("containerStatuses", [])
+    return next((item for item in found if item.get("name") == CONTAINER), next(iter(found), {}))
 
 
 def _message(event: Object) -> str:
