@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 from openrs.engines import Artifacts, Job, JobInfo, JobState, Place, check_shell, common_files
 from openrs.engines import slurm_container as container
-from openrs.engines.slurm_query import inspect, run
+from openrs.engines.slurm_query import inspect, run, take_back
 from openrs.errors import BadInput
 from openrs.plan import Plan, Stage
 from openrs.resources import template
@@ -117,7 +116,7 @@ class SlurmEngine:
                 handles[stage.name] = send(directory / stage.name, script, options, stage)
         except BaseException:
             if handles:
-                subprocess.run(["scancel", *handles.values()], capture_output=True, timeout=60, check=False)
+                take_back(handles.values())
             raise
         return handles
 

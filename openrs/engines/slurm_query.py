@@ -1,11 +1,13 @@
-"""Asking Slurm for the state of many jobs at once: squeue, then sacct for what it has forgotten, then scontrol."""
+"""Asking Slurm for the state of many jobs at once: squeue for what slurmctld holds, then sacct for what it has forgotten."""
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import subprocess
 from collections import Counter
+from collections.abc import Iterable
 
 from openrs.engines import Job, JobInfo, JobState
 from openrs.errors import BadInput, OpenRSError
@@ -50,6 +52,12 @@ def run(command: list[str], tolerate: tuple[str, ...] = ()) -> str:
     return result.stdout
 
 
+def take_back(handles: Iterable[str]) -> None:
+    """Removes jobs of a sending that has failed halfway, if Slurm answers: its own failure is what the user is told."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        subprocess.run(["scancel", *handles], capture_output=True, timeout=60, check=False)
+
+
 def state_of(word: str) -> JobState:
     """The state for Slurm's word, such as `CANCELLED by 1000` or `PREEMPTED`."""
     return _BY_WORD.get(word.split(" ")[0].rstrip("+").upper(), JobState.UNKNOWN)
@@ -71,18 +79,18 @@ def expand(job: str) -> list[tuple[str, int | None]]:
 
 
 def inspect(jobs: list[Job]) -> dict[str, JobInfo]:
-    """Handle → state of every job, and of every element of the arrays, by at most three queries."""
+    """Handle → state of every job, and of every element of the arrays, by at most two queries."""
     if not jobs:
         return {}
     found: dict[tuple[str, int | None], tuple[JobState, str]] = {}
     handles = ",".join(job.handle for job in jobs)
-    text = run(["squeue", "-h", "-r", "-t", "all", "-o", "%i|%T|%r", "-j", handles], tolerate=("Invalid job id",))
+    # --all: also in partitions that a site hides.
+    query = ["squeue", "--all", "-h", "-r", "-t", "all", "-o", "%i|%T|%r", "-j", handles]
+    text = run(query, tolerate=("Invalid job id",))
     _collect(text, found)
     accounted = True
     if forgotten := _forgotten(jobs, found):
         accounted = _sacct(forgotten, found)
-    if forgotten := _forgotten(jobs, found):
-        _scontrol(forgotten, found)
     return {job.handle: _summary(job, found, accounted) for job in jobs}
 
 
@@ -113,27 +121,11 @@ def _sacct(jobs: list[Job], found: dict[tuple[str, int | None], tuple[JobState, 
     command = ["sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", handles]
     try:
         text = run(command)
-    except OpenRSError:  # disabled, not installed, or slurmdbd is down: the others answer
+    except OpenRSError:  # disabled, not installed, or slurmdbd is down: squeue has answered
         return False
     # What waits is in squeue: a PENDING here is behind the times, by seconds.
     _collect("\n".join(line for line in text.splitlines() if not line.endswith("|PENDING")), found)
     return True
-
-
-def _scontrol(jobs: list[Job], found: dict[tuple[str, int | None], tuple[JobState, str]]) -> None:
-    """What slurmctld still holds where there is no accounting."""
-    for job in jobs:
-        text = run(["scontrol", "--oneliner", "show", "job", job.handle], tolerate=("Invalid job id",))
-        lines = []
-        for line in text.splitlines():
-            fields = dict(word.split("=", 1) for word in line.split() if "=" in word)
-            name = (
-                f"{fields['ArrayJobId']}_{fields['ArrayTaskId']}"
-                if "ArrayTaskId" in fields
-                else fields.get("JobId", "")
-            )
-            lines.append(f"{name}|{fields.get('JobState', '')}|{fields.get('Reason', '')}")
-        _collect("\n".join(lines), found)
 
 
 def _summary(job: Job, found: dict[tuple[str, int | None], tuple[JobState, str]], accounted: bool) -> JobInfo:

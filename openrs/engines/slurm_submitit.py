@@ -15,6 +15,7 @@ from typing import Any
 from submitit import SlurmExecutor
 from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError, JobPaths
 
+from openrs.engines.slurm_query import take_back
 from openrs.errors import BadInput, OpenRSError
 from openrs.plan import Stage
 from openrs.worker.slurm import HostStage
@@ -58,6 +59,8 @@ class ScriptExecutor(SlurmExecutor):
         super().__init__(folder, max_num_timeout=NO_TIMEOUT_CAP)
         self._script = script
         self._options = options
+        self.accepted: list[str] = []
+        """Job ids, from the moment that sbatch has said them: submitit still writes files after that."""
 
     def _make_submission_file_text(self, command: str, uid: str) -> str:
         return self._script
@@ -71,6 +74,10 @@ class ScriptExecutor(SlurmExecutor):
         ]
         unset = [word for name in foreign for word in ("-u", name)]
         return ["env", *unset, "sbatch", *self._options, str(submission_file_path)]
+
+    def _get_job_id_from_submission_command(self, string: bytes | str) -> str:  # type: ignore[override]
+        self.accepted.append(super()._get_job_id_from_submission_command(string))
+        return self.accepted[-1]
 
     def send_array(self, stage_file: str, tasks: int) -> str:
         """Sends an array and gives every element its (identical) pickle. Returns the array's job id."""
@@ -90,7 +97,10 @@ class ScriptExecutor(SlurmExecutor):
 
 
 def send(directory: Path, script: str, options: list[str], stage: Stage) -> str:
-    """Sends the script of a stage; returns the job id. Raises BadInput with the option to change, or OpenRSError."""
+    """Sends the script of a stage; returns the job id. Raises BadInput with the option to change, or OpenRSError.
+
+    Nothing is left in the queue where it fails after sbatch: a full disk, Ctrl-C among a thousand links.
+    """
     executor = ScriptExecutor(directory / "submitit", script, options)
     stage_file = str(directory / "stage.json")
     try:
@@ -99,6 +109,10 @@ def send(directory: Path, script: str, options: list[str], stage: Stage) -> str:
         return str(executor.submit(HostStage(), stage_file).job_id)
     except (FailedJobError, FailedSubmissionError) as error:
         raise _refusal(stage.name, str(error)) from None
+    except BaseException:
+        if executor.accepted:
+            take_back(executor.accepted)
+        raise
 
 
 def _refusal(stage: str, text: str) -> OpenRSError:

@@ -7,8 +7,10 @@ import secrets
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+from openrs.worker.exits import DONE, INTERRUPTED
 from openrs.worker.landing import landing
 from openrs.worker.stop import TURN_SECONDS, StopRequest, child_setup, hurry_flag
 
@@ -16,11 +18,14 @@ LAUNCHER = "container.sh"
 """Beside the stage file where there is a container: starts its Python in it (slurm/container.*.sh.j2)."""
 
 
-def run_supervisor(stage_path: Path, task: int | None, stop: StopRequest, handle: str) -> int:
+def run_supervisor(
+    stage_path: Path, task: int | None, stop: StopRequest, handle: str, interrupted: Callable[[], None] = lambda: None
+) -> int:
     """Runs one attempt to its end; returns the supervisor's exit code (negative: killed by that signal).
 
     The request to stop goes by a file in the submission's directory, which a container sees as well; a signal to the
-    whole job step reaches the supervisor by itself and asks for the same thing.
+    whole job step reaches the supervisor by itself and asks for the same thing. `interrupted` is called as soon as an
+    attempt has been interrupted, before anything else is waited for: the scheduler's grace may be nearly over.
     """
     label = "" if task is None else f"{task}."
     stop_file = stage_path.parent / f"stop.{label}{secrets.token_hex(4)}"
@@ -28,8 +33,13 @@ def run_supervisor(stage_path: Path, task: int | None, stop: StopRequest, handle
     python = ["bash", str(launcher)] if launcher.exists() else [sys.executable]
     command = [*python, "-m", "openrs.worker", str(stage_path), "--stop-file", str(stop_file)]
     command += [] if task is None else ["--task", str(task)]
-    with landing(stage_path):
-        return _attend(command, stop, stop_file, handle)
+    with landing(stage_path, stop) as send_rest:
+        code = _attend(command, stop, stop_file, handle)
+        if code == INTERRUPTED:
+            interrupted()
+        elif code == DONE:
+            send_rest()
+    return code
 
 
 def _attend(command: list[str], stop: StopRequest, stop_file: Path, handle: str) -> int:

@@ -6,26 +6,28 @@ import contextlib
 import shutil
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from openrs.runs.directory import RunDirectory
 from openrs.stage import StageFile, read
+from openrs.worker.stop import StopRequest
 
 PERIOD_SECONDS = 20.0
 """Between two looks at the checkpoints."""
 
 
 @contextlib.contextmanager
-def landing(stage_path: Path) -> Iterator[None]:
+def landing(stage_path: Path, stop: StopRequest) -> Iterator[Callable[[], None]]:
     """Sends each checkpoint's cells as soon as it is complete, if the run asked for that and this machine can.
 
-    What cannot be sent is no reason to disturb training: `openrs watch` and `openrs resume` send it too.
+    Yields what sends the rest, for when training is done; an attempt that is stopped leaves it to the next one. What
+    cannot be sent is no reason to disturb training: `openrs watch` and `openrs resume` send it too.
     """
     stage = read(StageFile, stage_path)
     runs = _runs(stage)
     if runs is None:
-        yield
+        yield lambda: None
         return
     over, said = threading.Event(), set[str]()
 
@@ -49,17 +51,24 @@ def landing(stage_path: Path) -> Iterator[None]:
                 )
 
     def watch() -> None:
-        while not over.wait(PERIOD_SECONDS):
+        while not over.wait(PERIOD_SECONDS) and not stop:
             look()
+
+    def end() -> None:
+        if not over.is_set():
+            over.set()
+            thread.join(timeout=120)
+
+    def send_rest() -> None:
+        end()
+        look()
 
     thread = threading.Thread(target=watch, name="landing", daemon=True)
     thread.start()
     try:
-        yield
+        yield send_rest
     finally:
-        over.set()
-        thread.join(timeout=120)
-        look()
+        end()
 
 
 def _runs(stage: StageFile) -> Path | None:

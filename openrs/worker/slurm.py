@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from openrs.runs.directory import RunDirectory
 from openrs.stage import StageFile, read
-from openrs.worker.exits import DONE, FAILED, INTERRUPTED
+from openrs.worker.exits import DONE, FAILED
 from openrs.worker.host import run_supervisor
 from openrs.worker.stop import StopRequest, child_setup
 
@@ -20,8 +20,14 @@ if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
 
 
-TRIES, PAUSE_SECONDS = 5, 5
-"""How often, and after what pause, Slurm's controller is asked."""
+PATIENCE_SECONDS, PAUSE_SECONDS = 900, 5
+"""For how long, and after what pause, Slurm is asked for a requeue. A failover alone takes SlurmctldTimeout, 120 s by default.
+
+No shorter where little grace is left: how much only Slurm knows, and it ends the job itself.
+"""
+
+_UNANSWERED = re.compile("contact|connect|timed out|transmitted|standby|authentication|temporarily", re.IGNORECASE)
+"""In what scontrol prints where a controller, or munge, is away or starts again."""
 
 
 class HostStage:
@@ -36,9 +42,7 @@ class HostStage:
         stop.install()
         path = Path(stage_file)
         task = os.environ.get("SLURM_ARRAY_TASK_ID")
-        code = run_supervisor(path, None if task is None else int(task), stop, job_id())
-        if code == INTERRUPTED:
-            _requeue(path)
+        code = run_supervisor(path, None if task is None else int(task), stop, job_id(), lambda: _requeue(path))
         if code != DONE:
             sys.exit(code if code > 0 else FAILED)
 
@@ -64,34 +68,42 @@ def job_id() -> str:
 
 
 def _requeue(stage_path: Path) -> None:
-    """Requeues this job, unless a person ended it: `scontrol requeue` would bring a cancelled job back to life."""
+    """Has this job requeued; asks again while Slurm does not answer."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    outcome = _ask(stage_path)
+    if outcome is None:
+        _say(f"Slurm does not answer; the requeue is asked for again, for up to {PATIENCE_SECONDS / 60:g} minutes")
+    while outcome is None and time.monotonic() < deadline:
+        time.sleep(PAUSE_SECONDS)
+        outcome = _ask(stage_path)
+    _say(
+        outcome
+        or f"Slurm did not answer, so job {job_id()} is not requeued; `openrs resume` goes on from what is saved"
+    )
+
+
+def _ask(stage_path: Path) -> str | None:
+    """Asks once for the requeue; what came of it, None where Slurm does not answer.
+
+    Not for a job that a person has ended, which `scontrol requeue` would bring back to life, so it looks first every time.
+    """
     if is_cancelled(stage_path):
-        _say("cancelled, so not requeued")
-        return
-    code, shown = _insist("--oneliner", "show", "job", job_id())
+        return "cancelled, so not requeued"
+    code, shown = _scontrol("--oneliner", "show", "job", job_id())
+    if code:
+        return None if _UNANSWERED.search(shown) else f"job {job_id()} is not requeued: {shown.strip()}"
     fields = dict(word.split("=", 1) for word in shown.split() if "=" in word)
-    state, reason = fields.get("JobState", "unknown to Slurm"), fields.get("Reason")
     if int(fields.get("Restarts", "0")) != int(os.environ.get("SLURM_RESTART_COUNT", "0")):
-        _say("Slurm has requeued the job already")  # asking again would end its next attempt
-        return
+        return "Slurm has requeued the job already"  # asking again would end its next attempt
     # Seen from inside (Slurm 22.05): RUNNING, for a moment SIGNALING, before the time limit and in the grace time of a
     # preemption; COMPLETING after scancel and after the time limit, which only the reason tells apart.
-    if code or not (state in ("RUNNING", "SIGNALING") or (state == "COMPLETING" and reason == "TimeLimit")):
-        _say(f"the job is {state}, so not requeued")
-        return
-    code, said = _insist("requeue", job_id())
-    _say(f"job {job_id()} could not be requeued: {said.strip()}" if code else f"job {job_id()} requeued")
-
-
-def _insist(*arguments: str) -> tuple[int, str]:
-    """Asks scontrol again while the controller does not answer: it may be restarting, and a save waits for it."""
-    code, said = _scontrol(*arguments)
-    for _ in range(TRIES - 1):
-        if code == 0 or not re.search("contact|connect|time", said, re.IGNORECASE):
-            break
-        time.sleep(PAUSE_SECONDS)
-        code, said = _scontrol(*arguments)
-    return code, said
+    state, reason = fields.get("JobState"), fields.get("Reason")
+    if not (state in ("RUNNING", "SIGNALING") or (state == "COMPLETING" and reason == "TimeLimit")):
+        return f"the job is {state}, so not requeued"
+    code, said = _scontrol("requeue", job_id())
+    if code:
+        return None if _UNANSWERED.search(said) else f"job {job_id()} could not be requeued: {said.strip()}"
+    return f"job {job_id()} requeued"
 
 
 def _scontrol(*arguments: str) -> tuple[int, str]:

@@ -5,9 +5,12 @@ No training here: exp3 asks for GPUs that no test machine has, so its jobs end w
 
 from __future__ import annotations
 
+import errno
 import json
+import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -140,6 +143,36 @@ def test_a_refusal_halfway_takes_back_what_was_sent(bed: SlurmBed, tmp_path: Pat
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("step", "failure", "seen"),
+    [
+        ("JobPaths.move_temporary_file", OSError(errno.EDQUOT, "Disk quota exceeded"), BadInput),
+        ("os.link", KeyboardInterrupt(), KeyboardInterrupt),
+    ],
+)
+def test_a_failure_after_sbatch_leaves_no_job(
+    held: SlurmBed,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    failure: BaseException,
+    seen: type[BaseException],
+) -> None:
+    """Among submitit's own files, or among the pickles of an array."""
+    queued: list[str] = []
+
+    def fails(*_: object, **__: object) -> None:
+        queued.extend(held.run("squeue", "-h", "-o", "%A").split())
+        raise failure
+
+    monkeypatch.setattr(f"openrs.engines.slurm_submitit.{step}", fails)
+    with pytest.raises(seen):
+        launch.submit(EXP3, PROFILE, tmp_path / "runs", "orphans")
+    assert queued, "sbatch has been"
+    held.wait_gone()
+    assert not (tmp_path / "runs").exists()
+
+
 def test_no_sbatch_on_path(bed: SlurmBed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setenv("PATH", str(tmp_path))
@@ -187,8 +220,39 @@ def test_states_without_accounting(slurm_bed_noacct: SlurmBed, tmp_path: Path, m
     bad = slurm_bed_noacct.submit("#!/bin/bash\nexit 3\n", "-o", "/dev/null")
     slurm_bed_noacct.wait_gone()
     jobs = [Job("run", good, None, tmp_path), Job("run", bad, None, tmp_path), Job("run", "999999", None, tmp_path)]
-    states = [inspect(jobs)[job.handle].state for job in jobs]
-    assert states == [JobState.SUCCEEDED, JobState.FAILED, JobState.UNKNOWN]
+    jobs += [Job("run", str(number), None, tmp_path) for number in range(900_000, 900_150)]
+    asked: list[str] = []
+    ask = subprocess.run
+
+    def counted(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        asked.append(command[0])
+        return ask(command, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "run", counted)
+        seen = inspect(jobs)
+    assert asked == ["squeue", "sacct"], "however many are forgotten"
+    states = [seen[job.handle].state for job in jobs]
+    assert states == [JobState.SUCCEEDED, JobState.FAILED, *[JobState.UNKNOWN] * 151]
+
+
+def test_states_in_a_partition_that_is_hidden(bed: SlurmBed, tmp_path: Path) -> None:
+    job = bed.submit("#!/bin/bash\ntrue\n", "-o", "/dev/null", "-p", "scavenge")
+    bed.wait_gone()
+    bed.run("scontrol", "update", "partitionname=scavenge", "hidden=yes")
+    try:
+        assert inspect([Job("run", job, None, tmp_path)])[job].state == JobState.SUCCEEDED
+    finally:
+        bed.run("scontrol", "update", "partitionname=scavenge", "hidden=no")
+
+
+def test_setup_lines_run_after_the_login_file(bed: SlurmBed, tmp_path: Path) -> None:
+    lines = ['[ -z "$NOBODY_SETS_THIS" ]', "shopt -q login_shell && exit 9 || true", "echo PATH is $PATH"]
+    record = launch.submit(EXP3, profile(setup=lines), tmp_path / "runs", "setup")
+    wait_for(record, JobState.FAILED)
+    assert "offers 0 of the 4 GPUs" in str(status([record])[0].stages), "it came as far as the supervisor"
+    log = "".join(path.read_text() for path in (tmp_path / "runs/setup/logs/train").glob("*.out"))
+    assert "PATH is " in log
 
 
 def test_a_controller_that_does_not_answer(bed: SlurmBed, tmp_path: Path) -> None:

@@ -131,6 +131,41 @@ def test_setup_stands_in_the_script_as_written() -> None:
     assert script.index(lines[0]) < script.index("export PYTHONPATH")
 
 
+def test_setup_lines_have_modules_and_scripts_that_read_unset_variables(tmp_path: Path) -> None:
+    """The script runs here, with a login file of a site in the place of /etc/profile."""
+    profile = tmp_path / "profile"
+    profile.write_text(
+        '[ -z "$UNKNOWN" ] && false\nPATH=/usr/bin:/site/bin\nexport PATH\nmodule() { export LOADED=$2; }\n'
+    )
+    activate = tmp_path / "activate"
+    activate.write_text('if [ -z "$CONDA_BACKUP_CXX" ]; then export ACTIVE=yes; fi\n')
+    lines = ["module load cuda/12.4", f"source {activate}"]
+    script = render(setup=lines, python="python3").files["train/job.sbatch"]
+    assert script.count("/etc/profile") == 2
+    (tmp_path / "srun").write_text('#!/bin/bash\necho "$LOADED $ACTIVE $PATH"\n')
+    (tmp_path / "srun").chmod(0o755)
+
+    def ran(script: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["/bin/bash"],
+            input=script.replace("/etc/profile", str(profile)),
+            env={"PATH": f"{tmp_path}:/bin"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    done = ran(script)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"cuda/12.4 yes {tmp_path}:/bin:/usr/bin:/site/bin\n"
+    assert ran(script.replace(lines[0], "false")).returncode == 1, "a setup line that fails ends the job"
+    assert ran(script.replace("export SUBMITIT", "echo $UNKNOWN; export SUBMITIT")).returncode != 0, "set -u after them"
+
+
+def test_without_setup_lines_nothing_of_the_node_is_read() -> None:
+    assert "/etc/profile" not in render().files["train/job.sbatch"]
+
+
 def test_same_input_same_bytes_and_nothing_touched() -> None:
     with tempfile.TemporaryDirectory() as place:
         root = Path(place) / "runs"
