@@ -62,6 +62,8 @@ def command(
             else f"--seeds {seeds}: at least 1, or --full for each benchmark's own number"
         )
     names = [name.strip() for entry in benchmarks or [] for name in entry.split(",") if name.strip()]
+    if benchmarks and not names:
+        raise BadInput("--benchmarks is empty; name some, e.g. aime24,math_500, or leave it out for all")
     wanted = None if seeds is None else list(range(seeds))
     if subject in run_names(runs):
         of_models = {"--cluster": cluster, "--revision": revision, "--run": run, "--set": overrides}

@@ -166,12 +166,17 @@ def verify(
     Exit code 1, and a line for each thing that is wrong.
     """
     from openrs.cli.output import now_and_then, print_json, say
-    from openrs.errors import OpenRSError
-    from openrs.images import registry
+    from openrs.errors import BadInput, OpenRSError
+    from openrs.images import pinning, registry
     from openrs.images import verify as checks
+    from openrs.images.build import IMAGES
     from openrs.images.layout import read_layout
 
-    built = (out / image / "index.json").exists()
+    built = "\0" not in image and (out / image / "index.json").exists()
+    if not built and image in IMAGES:
+        raise BadInput(f"{image}: not built here, below {out}; `openrs images build {image}` builds it")
+    if not built:
+        pinning.check_reference(image)
     found = read_layout(out / image) if built else registry.look_up(image, insecure)
     name = checks.name_of(found, image)
     with now_and_then(lambda: f"verifying {image}"):
@@ -207,10 +212,10 @@ def pin(
 
     Refused: a digest that is not there, an image from another uv.lock, and one from a stand-in base.
     """
-    from openrs.images import pins, registry
-    from openrs.images.pinning import pushed
+    from openrs.images import pinning, pins, registry
 
-    pins.write(name, pushed(name, reference, registry.look_up(reference, insecure)))
+    pinning.check(name, reference)
+    pins.write(name, pinning.pushed(name, reference, registry.look_up(reference, insecure)))
     print(f"{name} = {reference}, in {pins.path()}")
 
 

@@ -100,6 +100,7 @@ def _completions(record: Record, step: int | None, json: bool) -> None:
 
     from openrs.errors import BadInput, OpenRSError
     from openrs.runs import completions
+    from openrs.runs.files import number
 
     there = completions.steps(Path(record.dir))
     if not there:
@@ -116,10 +117,13 @@ def _completions(record: Record, step: int | None, json: bool) -> None:
     if json:
         print_json({"run": record.run, "step": chosen, "completions": rows})
         return
-    for number, row in enumerate(rows, start=1):
-        scores = ", ".join(f"{name} {'-' if score is None else f'{score:g}'}" for name, score in row["rewards"].items())
+    for place, row in enumerate(rows, start=1):
+        scores = ", ".join(
+            f"{name} {'-' if (score := number(row['rewards'], name)) is None else f'{score:g}'}"
+            for name in row["rewards"]
+        )
         cut = "" if row.get("finished", True) else ", cut"
-        print(one_line(f"==> step {chosen}, {number} of {len(rows)}: {scores}; {row.get('tokens')} tokens{cut} <=="))
+        print(one_line(f"==> step {chosen}, {place} of {len(rows)}: {scores}; {row.get('tokens')} tokens{cut} <=="))
         print(printable(f"{row.get('prompt')}\n--- {row['completion']}\n--- answer: {row.get('answer')}"))
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import click
 import typer
+from click.core import ParameterSource
 
 from openrs.errors import BadInput
 from openrs.spec.paths import runs_directory, shortened
@@ -44,12 +46,21 @@ def _runs(ctx: click.Context) -> list[str]:
     return run_names(Path(ctx.params.get("runs") or "runs").expanduser())
 
 
-def _runs_directory(runs: Path) -> Path:
+def _runs_directory(runs: str) -> Path:
+    """A text, as a path cannot be empty: an unset variable of a script must not mean the working directory."""
+    if not runs:
+        raise BadInput("--runs is empty; name a directory, or leave it out for ./runs")
     try:
-        found = runs_directory(runs)
+        return runs_directory(Path(runs))
     except ValueError as error:
-        raise BadInput(f"--runs {shortened(str(runs))}: {error}") from None
-    return found
+        raise BadInput(f"--runs {shortened(runs)}: {error}") from None
+
+
+def _not_empty(ctx: click.Context, runs: Path) -> Path:
+    """Click takes a variable that is empty for one that is not set."""
+    if ctx.get_parameter_source("runs") == ParameterSource.DEFAULT and os.environ.get("OPENRS_RUNS") == "":
+        raise BadInput("OPENRS_RUNS is empty; name a directory, or unset it for ./runs")
+    return runs
 
 
 _complete_experiment = _quiet(_experiments)
@@ -83,7 +94,13 @@ Overrides = Annotated[
 Runs = Annotated[
     Path,
     typer.Option(
-        "--runs", metavar="DIR", envvar="OPENRS_RUNS", help="Where runs live.", is_eager=True, callback=_runs_directory
+        "--runs",
+        metavar="DIR",
+        envvar="OPENRS_RUNS",
+        help="Where runs live.",
+        is_eager=True,
+        parser=_runs_directory,
+        callback=_not_empty,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.", show_default=False)]

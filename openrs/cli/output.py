@@ -15,6 +15,11 @@ EVERY = 10.0
 """Seconds before the first and between further lines of `now_and_then`."""
 
 
+def as_utf8() -> None:
+    """From here on standard output is UTF-8, whatever the locale: what is printed is a file, the same bytes everywhere."""
+    getattr(sys.stdout, "reconfigure", lambda **_: None)(encoding="utf-8", newline="\n")
+
+
 def print_json(value: Any) -> None:
     """`value` on standard output, and nothing else."""
     ascii_only = (sys.stdout.encoding or "ascii").lower().replace("-", "") != "utf8"

@@ -202,17 +202,15 @@ def progress_line(record: Record, state: RunStatus) -> str:
 
 
 def _training(state: RunStatus, lines: list[dict[str, Any]]) -> str:
+    from openrs.runs.files import mapping, number
+
     parts = [f"step {state.step}/{state.steps}"]
     if lines:
-        newest = lines[-1]
-        rewards = newest.get("rewards")
-        accuracy = rewards.get("accuracy") if isinstance(rewards, dict) else None
+        reward, accuracy = number(lines[-1], "reward"), number(mapping(lines[-1], "rewards"), "accuracy")
         parts += [
-            f"{name} {value:.2f}"
-            for name, value in (("reward", newest.get("reward")), ("accuracy", accuracy))
-            if type(value) in (int, float)
+            f"{name} {value:.2f}" for name, value in (("reward", reward), ("accuracy", accuracy)) if value is not None
         ]
-        seconds = [float(line["seconds"]) for line in lines if type(line.get("seconds")) in (int, float)]
+        seconds = [value for line in lines if (value := number(line, "seconds")) is not None]
         left = state.steps - state.step
         if seconds and left > 0:
             parts.append(f"about {duration(left * sum(seconds) / len(seconds))} left")

@@ -33,7 +33,7 @@ def command(
     Goes to standard output without --out. Needs no cluster and touches nothing else.
     """
     from openrs import launch
-    from openrs.cli.output import print_json, say
+    from openrs.cli.output import as_utf8, print_json, say
     from openrs.spec.load import load_experiment
 
     artifacts = launch.render(load_experiment(exp, overrides), sending_to(cluster, strict), runs, run)
@@ -48,6 +48,7 @@ def command(
             }
         )
     elif out is None:
+        as_utf8()
         for name, text in artifacts.files.items():
             print(f"# ==> {name} <==")
             print(text, end="" if text.endswith("\n") else "\n")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from openrs.cli.options import RUNS, Json, Runs, _complete_run
-from openrs.cli.output import print_json, say
+from openrs.cli.output import as_utf8, print_json, say
 
 
 def command(
@@ -58,6 +59,8 @@ def command(
         raise BadInput("RUN is missing: the id of a run, or example:open-rs; `openrs status` shows your runs")
     if csv and not run:
         raise BadInput("--csv needs a RUN: the claims are no results")
+    if out is not None:
+        _check_out(out, page=not chosen)
     from openrs.report.build import build, own_scores, report_json
     from openrs.report.claims import ledger
     from openrs.report.export import claims_text, csv_text, terminal
@@ -91,6 +94,7 @@ def _deliver(out: Path | None, content: object) -> None:
     import json
 
     if out is None and isinstance(content, str):
+        as_utf8()
         print(content, end="")
     elif out is None:
         print_json(content)
@@ -101,6 +105,24 @@ def _deliver(out: Path | None, content: object) -> None:
             else json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         )
         _write(out, text)
+
+
+def _check_out(out: Path, page: bool) -> None:
+    """Raises BadInput for a file that would be misnamed or could not be made, before anything is computed."""
+    from openrs.errors import BadInput
+    from openrs.spec.paths import shortened
+
+    shown = f"--out {shortened(str(out))}"
+    if page and out.suffix.lower() not in (".html", ".htm"):
+        raise BadInput(f"{shown}: a page is an .html file; for another format add --markdown, --csv or --json")
+    try:
+        if out.is_dir():
+            raise BadInput(f"{shown}: is a directory; name a file in it")
+        parent = next((parent for parent in out.absolute().parents if os.path.lexists(parent)), Path("/"))
+        if not parent.is_dir():
+            raise BadInput(f"{shown}: {shortened(str(parent))} is no directory; choose another place")
+    except OSError as error:
+        raise BadInput(f"{shown}: cannot be written ({error.strerror})") from None
 
 
 def _write(out: Path, text: str) -> None:

@@ -19,5 +19,8 @@ def command(exp: ExperimentName, overrides: Overrides = None, json: Json = False
         return
     import yaml
 
+    from openrs.cli.output import as_utf8
+
+    as_utf8()
     print(f"# {sha256(experiment)}")
     print(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120), end="")

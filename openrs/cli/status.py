@@ -11,6 +11,7 @@ import typer
 
 from openrs.cli.options import RUNS, Json, RunNames, Runs
 from openrs.cli.output import print_json, say
+from openrs.errors import BadInput
 from openrs.report.text import one_line, table
 
 if TYPE_CHECKING:
@@ -29,29 +30,33 @@ def command(
     runs: Runs = RUNS,
     json: Json = False,
 ) -> None:
-    """State of runs; one query for many. With --watch and --json: prints once, when all have ended."""
-    records = _records(runs, run or [])
-    found = _watch(records, bool(run), quiet=json) if watch else _ask(records)
-    if json:
-        print_json({"runs": [status.model_dump(mode="json") for status in found]})
-    elif not watch or not sys.stdout.isatty():
-        print(text(found, stages=bool(run)) if found else f"no runs below {runs}")
+    """State of runs; one query for many. With --watch and --json: prints once, when all have ended.
+
+    A run whose record cannot be read is named, the others are shown, and the exit code is 2.
+    """
+    records, broken = _records(runs, run or [])
+    if records or not broken:
+        found = _watch(records, bool(run), quiet=json) if watch else _ask(records)
+        if json:
+            print_json({"runs": [status.model_dump(mode="json") for status in found]})
+        elif not watch or not sys.stdout.isatty():
+            print(text(found, stages=bool(run)) if found else f"no runs below {runs}")
+    if broken:
+        raise typer.Exit(BadInput.exit_code)
 
 
-def _records(runs: Path, names: list[str]) -> list[Record]:
-    """The records asked for, or all that can be read, and a line for each that cannot."""
-    from openrs.errors import BadInput
+def _records(runs: Path, names: list[str]) -> tuple[list[Record], bool]:
+    """The records asked for, or all; a line for each that cannot be read, and whether there is one."""
     from openrs.runs import record
 
-    if names:
-        return [record.load(runs, name) for name in dict.fromkeys(names)]
-    found = []
-    for name in record.run_names(runs):
+    found, broken = [], False
+    for name in dict.fromkeys(names) or record.run_names(runs):
         try:
             found.append(record.load(runs, name))
         except BadInput as error:  # one broken record must not hide the other runs
             say(f"openrs: {one_line(str(error))}")
-    return found
+            broken = True
+    return found, broken
 
 
 def _ask(records: list[Record]) -> list[RunStatus]:

@@ -138,13 +138,37 @@ class Drill:
             "resources.cpu_ranks": ranks,
         }
         sets = [f"{field}={value}" for field, value in settings.items()]
-        self._experiment = load_experiment(str(TINY), [*sets, *(overrides or [])])
+        self._experiment = load_experiment(str(TINY), [*sets, *(overrides or [])], called="the drill's experiment")
+        self._current: Record | None = None
+        """The run that is under way."""
 
     def run(self, kills: list[Kill]) -> Outcome:
         """Carries the kills out, one after the other.
 
-        Raises OpenRSError where the cluster does not do its part, or the undisturbed run fails.
+        Raises OpenRSError where the cluster does not do its part, or the undisturbed run fails. Interrupted, it cancels what
+        is under way.
         """
+        done: list[Trial] = []
+        try:
+            return self._run(kills, done)
+        except KeyboardInterrupt:
+            self._stop(sum(len(trial.kills) for trial in done), len(kills))
+            raise
+
+    def _stop(self, kills: int, asked: int) -> None:
+        """Cancels the run that is under way, if there is one."""
+        record = self._current
+        if record is None:
+            self._say(f"openrs: interrupted after {kills} of {asked} kills")
+            return
+        kills += len(evidence.kills(RunDirectory(Path(record.dir))))
+        self._say(f"openrs: interrupted after {kills} of {asked} kills; cancelling {record.run}")
+        try:
+            launch.cancel(self._runs, record.run)
+        except OpenRSError as error:
+            self._say(f"openrs: {error}")
+
+    def _run(self, kills: list[Kill], trials: list[Trial]) -> Outcome:
         whole = self._send(Orders())
         self._await(whole, resume=False)
         typical = evidence.measured(self._directory(whole))
@@ -154,7 +178,7 @@ class Drill:
                 f"run {whole.run}: it never came to the phase {missing[0]}; there is nothing to kill it in"
             )
         baseline = evidence.evidence(self._directory(whole))
-        outcome = Outcome(self._cluster.name, len(kills), self._every, whole.run)
+        outcome = Outcome(self._cluster.name, len(kills), self._every, whole.run, trials)
         remaining = kills
         while remaining:
             trial = self._trial(Orders(kills=remaining, typical=typical, save_seconds=self._save_seconds), baseline)
@@ -175,6 +199,7 @@ class Drill:
             self._await(record, resume=True)
         except OpenRSError as error:
             trial.differences.append(f"run: {error}")
+            self._current = None
         directory = self._directory(record)
         trial.kills, trial.lost = evidence.kills(directory), evidence.lost(directory)
         trial.differences += evidence.broken(directory)
@@ -187,7 +212,8 @@ class Drill:
     def _send(self, orders: Orders) -> Record:
         environment = {**self._experiment.environment, VARIABLE: orders.model_dump_json()}
         experiment: Experiment = self._experiment.model_copy(update={"environment": environment})
-        return launch.submit(experiment, self._cluster, self._runs)
+        self._current = launch.submit(experiment, self._cluster, self._runs)
+        return self._current
 
     def _await(self, record: Record, *, resume: bool) -> None:
         """Until the run is complete, resumed whenever it is not. Raises OpenRSError where that does not help."""
@@ -195,6 +221,7 @@ class Drill:
         while True:
             ended = self._ended(record)
             if ended.state == "SUCCEEDED":
+                self._current = None
                 return
             reason = next((stage.reason for stage in ended.stages if stage.reason), "no reason is known")
             killed = len(evidence.kills(self._directory(record)))

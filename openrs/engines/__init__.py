@@ -201,16 +201,19 @@ def stage_file(experiment: Spec, plan: Plan, stage: Stage, place: Place, cluster
     )
 
 
-def check_shell(lines: list[str]) -> None:
+def check_setup(cluster: Cluster) -> None:
     """Raises BadInput for setup lines that are not whole shell commands: they would swallow what follows them."""
+    lines, where = cluster.setup, f"cluster {cluster.name}: setup"
     if not lines:
         return
     if lines[-1].endswith("\\"):
-        raise BadInput(f"setup: {lines[-1]!r} ends in a backslash, which would swallow the line after it")
+        raise BadInput(f"{where}: {lines[-1]!r} ends in a backslash, which would swallow the line after it")
     checked = subprocess.run(["bash", "-n"], input="\n".join(lines) + "\n", capture_output=True, text=True, check=False)
     if checked.returncode or checked.stderr:
         words = checked.stderr.strip().splitlines()
-        raise BadInput(f"setup: not valid shell ({words[0].removeprefix('bash: ') if words else 'bash -n refuses it'})")
+        raise BadInput(
+            f"{where}: not valid shell ({words[0].removeprefix('bash: ') if words else 'bash -n refuses it'})"
+        )
 
 
 def common_files(experiment: Spec, plan: Plan, place: Place, cluster: Cluster) -> dict[str, str]:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-from openrs.engines import Artifacts, Job, JobInfo, JobState, Place, check_shell, common_files
+from openrs.engines import Artifacts, Job, JobInfo, JobState, Place, check_setup, common_files
 from openrs.errors import BadInput, OpenRSError
 from openrs.plan import Plan
 from openrs.runs.files import read_object, tail
@@ -33,7 +33,7 @@ class LocalEngine:
 
     def render(self, experiment: Spec, plan: Plan, place: Place) -> Artifacts:
         """Spec, stage files, and for each stage the command that runs it."""
-        check_shell(self.cluster.setup)
+        check_setup(self.cluster)
         files = common_files(experiment, plan, place, self.cluster)
         code = place.directory / "submission" / str(place.submission) / "code"
         for index, stage in enumerate(plan.stages):

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from openrs.engines import Artifacts, Job, JobInfo, JobState, Place, check_shell, common_files
+from openrs.engines import Artifacts, Job, JobInfo, JobState, Place, check_setup, common_files
 from openrs.engines import slurm_container as container
 from openrs.engines.slurm_query import inspect, run, take_back
 from openrs.errors import BadInput
@@ -50,7 +50,7 @@ class SlurmEngine:
         return Artifacts(place, plan, files)
 
     def _script(self, stage: Stage, plan: Plan, place: Place, grace: int) -> str:
-        check_shell(self.cluster.setup)
+        check_setup(self.cluster)
         submission = place.directory / "submission" / str(place.submission)
         python = self.cluster.python or sys.executable
         return template("slurm", "job.sbatch.j2").render(

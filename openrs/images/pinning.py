@@ -6,12 +6,29 @@ from openrs.errors import BadInput
 from openrs.images.build import IMAGES, uv_lock
 from openrs.images.layout import BASE, REVISION, STAND_IN, TITLE, UV_LOCK, Image
 from openrs.images.pins import Pushed
+from openrs.spec.kubernetes import is_image
+from openrs.spec.paths import shortened
+
+
+def check(name: str, reference: str) -> None:
+    """Raises BadInput for a name or a reference that no registry needs to be asked about."""
+    if name not in IMAGES:
+        raise BadInput(f"{shortened(name)}: no such image; one of {', '.join(IMAGES)}")
+    check_reference(reference)
+
+
+def check_reference(reference: str) -> None:
+    """Raises BadInput for what is no reference of an image in a registry."""
+    if "/" not in reference or not is_image(reference):
+        raise BadInput(
+            f"{shortened(reference)!r} is no reference of an image: write REGISTRY/REPOSITORY@sha256:<64 hex digits>, as "
+            f"`openrs images build NAME --push` prints it"
+        )
 
 
 def pushed(name: str, reference: str, image: Image) -> Pushed:
     """The entry for an image that a registry gave for `reference`. Raises BadInput."""
-    if name not in IMAGES:
-        raise BadInput(f"{name}: no such image; one of {', '.join(IMAGES)}")
+    check(name, reference)
     repository, _, digest = reference.partition("@")
     if not digest:
         raise BadInput(

@@ -8,7 +8,6 @@ of its `samples_per_problem` answers (1 where that is absent) were right. Cells 
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from openrs.evaluation.lighteval_results import slug
 from openrs.report.published import HERE
+from openrs.runs.files import mapping, number, read_object, whole, word
 
 EXAMPLES = HERE / "examples"
 
@@ -56,17 +56,19 @@ class Found:
     """Files that cannot be used, with the reason, and what failed."""
 
 
-SHOWN = (
-    "seconds",
-    "completion_tokens",
-    "truncated",
-    "samples",
-    "source",
-    "distributions",
-    "reasoned",
-    "reasoned_accuracy",
-    "sampling",
-)
+NUMBERS = ("seconds", "completion_tokens", "truncated", "reasoned", "reasoned_accuracy")
+KINDS: dict[str, type] = {
+    "samples": list,
+    "source": dict,
+    "distributions": dict,
+    "sampling": dict,
+    "data": dict,
+    "model": dict,
+    "series": str,
+    "hardware": str,
+}
+"""What these fields of a cell are, where it has them; `NUMBERS` are numbers."""
+SHOWN = (*NUMBERS, "samples", "source", "distributions", "sampling")
 
 
 def read_cells(directory: Path, run: str) -> Found:
@@ -74,15 +76,14 @@ def read_cells(directory: Path, run: str) -> Found:
     found = Found()
     for path in sorted(directory.glob("eval/*/*/*.json")):
         where = "/".join(path.parts[-4:])
-        try:
-            content = json.loads(path.read_bytes())
-        except (OSError, ValueError, RecursionError):
+        content = read_object(path)
+        if content is None:
             found.aside.append(f"{where}: cannot be read as JSON; set aside")
             continue
         if path.name.endswith(".failed.json"):
             if not path.with_name(path.name.removesuffix(".failed.json") + ".json").exists():
-                reason = content.get("reason") if isinstance(content, dict) else None
-                found.aside.append(f"{where.removesuffix('.failed.json')}: failed ({reason or 'no reason recorded'})")
+                reason = word(content, "reason") or "no reason recorded"
+                found.aside.append(f"{where.removesuffix('.failed.json')}: failed ({reason})")
             continue
         one = cell(content, run)
         if isinstance(one, str):
@@ -99,50 +100,49 @@ def cell(content: Any, run: str) -> CellResult | str:
     for name, kind in (("checkpoint", str), ("benchmark", str), ("settings", str), ("seed", int), ("n", int)):
         if type(content.get(name)) is not kind:
             return f"{name} is missing"
-    score, step, n = content.get("score"), content.get("step"), content["n"]
-    if not isinstance(score, (int, float)) or not 0 <= score <= 1 or n < 1 or not (step is None or type(step) is int):
+    score, step, n = number(content, "score"), content.get("step"), content["n"]
+    if score is None or not 0 <= score <= 1 or n < 1 or not (step is None or type(step) is int):
         return "score, n or step is no such thing"
-    data, model = _mapping(content.get("data")), _mapping(content.get("model"))
-    problems = data["problems"] if type(data.get("problems")) is int and data["problems"] > 0 else n
+    there = {name for name, value in content.items() if value is not None}
+    wrong = [name for name in NUMBERS if name in there and number(content, name) is None]
+    wrong += [name for name, kind in KINDS.items() if name in there and not isinstance(content[name], kind)]
+    if wrong:
+        return f"{wrong[0]} is no such thing"
+    data, model = mapping(content, "data"), mapping(content, "model")
+    known = whole(data, "problems") or 0
+    problems = known if known > 0 else n
     outcomes = content.get("outcomes")
     shares = None
     if outcomes is not None:
         try:
-            shares = np.asarray(outcomes, dtype=np.float64) / content.get("samples_per_problem", 1)
-        except (TypeError, ValueError, ZeroDivisionError):
+            shares = np.asarray(outcomes, dtype=np.float64) / (whole(content, "samples_per_problem") or 1)
+        except (TypeError, ValueError):
             return "outcomes are no list of numbers"
         if shares.shape != (problems,) or not np.isfinite(shares).all() or shares.min() < 0 or shares.max() > 1:
             return f"outcomes do not fit {problems} problems"
         if abs(float(shares.mean()) - score) > 1e-6:
             return f"outcomes give {shares.mean():.4f}, but score is {score:.4f}"
-    hardware = content.get("hardware")
     return CellResult(
         run,
-        content.get("series") or run,
+        word(content, "series") or run,
         content["checkpoint"],
         step,
         content["benchmark"],
         content["seed"],
         content["settings"],
-        float(score),
+        score,
         problems,
         shares,
-        data.get("sha256"),
-        hardware if isinstance(hardware, str) else None,
+        word(data, "sha256"),
+        word(content, "hardware"),
         _named(model),
         {name: content[name] for name in SHOWN if content.get(name) is not None},
     )
 
 
 def _named(model: dict[str, Any]) -> str | None:
-    name, revision = model.get("name"), model.get("revision")
-    if not isinstance(name, str):
-        return None
-    return f"{name} at {revision[:12]}" if isinstance(revision, str) and revision else name
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+    name, revision = word(model, "name"), word(model, "revision")
+    return f"{name} at {revision[:12]}" if name is not None and revision else name
 
 
 def example_cells(name: str) -> Found:

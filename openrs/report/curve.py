@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from openrs.report.measure import Measured
-from openrs.runs.files import read_lines, write_atomic
+from openrs.runs.files import mapping, number, read_lines, whole, write_atomic
 
 SCORED, TREND = "#9db8d2", "#1f4e79"
 HELD_OUT = ("#c8501e", "#3a7d44", "#7b4fa3", "#a08000", "#444444")
@@ -20,14 +20,18 @@ def draw(directory: Path, results: Sequence[Measured]) -> Path | None:
     steps = {
         line["step"]: line
         for line in read_lines(directory / "metrics.jsonl")
-        if isinstance(line.get("step"), int) and isinstance(line.get("reward"), (int, float))
+        if whole(line, "step") is not None and number(line, "reward") is not None
     }
     if not steps:
         return None
+    import matplotlib
+
     lines = [steps[step] for step in sorted(steps)]
+    with matplotlib.rc_context({"text.parse_math": False}):
+        picture = _png(directory.name, lines, results)
     target = directory / "report" / "reward.png"
     target.parent.mkdir(exist_ok=True)
-    write_atomic(target, _png(directory.name, lines, results))
+    write_atomic(target, picture)
     return target
 
 
@@ -41,7 +45,7 @@ def moving_average(values: Sequence[float], window: int) -> list[float]:
 def _png(title: str, lines: list[dict[str, Any]], results: Sequence[Measured]) -> bytes:
     from matplotlib.figure import Figure
 
-    with_accuracy = [line for line in lines if (line.get("rewards") or {}).get("accuracy") is not None]
+    with_accuracy = [line for line in lines if number(mapping(line, "rewards"), "accuracy") is not None]
     panels = 2 if with_accuracy or results else 1
     window = max(1, min(25, len(lines) // 8) // 2 * 2 + 1)
     figure = Figure(figsize=(7.5, 2.9 * panels + 0.4), layout="constrained", dpi=130)

@@ -10,7 +10,7 @@ from typing import Any
 
 from openrs.runs import completions
 from openrs.runs.directory import RunDirectory
-from openrs.runs.files import read_lines, read_object
+from openrs.runs.files import mapping, number, read_lines, read_object, whole, word
 
 CURVES = {
     "reward": "Reward",
@@ -86,10 +86,8 @@ def read_history(directory: Path) -> History:
     """Reads what is there, and says what is not."""
     run = RunDirectory(directory)
     history = History(spec=read_object(directory / "spec.json"), lock=read_object(run.lock))
-    record = read_object(directory / "record.json") or {}
-    price = (record.get("cluster") or {}).get("price_per_gpu_hour") if isinstance(record.get("cluster"), dict) else None
-    history.price = float(price) if isinstance(price, (int, float)) else None
-    lines = [line for line in read_lines(run.metrics) if type(line.get("step")) is int]
+    history.price = number(mapping(read_object(directory / "record.json"), "cluster"), "price_per_gpu_hour")
+    lines = [line for line in read_lines(run.metrics) if whole(line, "step") is not None]
     _curves(history, lines)
     history.attempts = _attempts(run, lines)
     trained = [attempt for attempt in history.attempts if attempt.stage == "train"]
@@ -116,48 +114,39 @@ def _curves(history: History, lines: list[dict[str, Any]]) -> None:
         before = last.get(line["step"])
         if before is not None:  # done again after a stop: the last one is the one that counted
             history.repeated_steps += 1
-            seconds = before.get("seconds")
-            history.repeated += float(seconds) if isinstance(seconds, (int, float)) else 0.0
+            history.repeated += number(before, "seconds") or 0.0
         last[line["step"]] = line
     for name in CURVES:
-        pairs = [(step, last[step][name]) for step in sorted(last) if isinstance(last[step].get(name), (int, float))]
+        pairs = [(step, value) for step in sorted(last) if (value := number(last[step], name)) is not None]
         if pairs:
-            history.curves[name] = ([step for step, _ in pairs], [float(value) for _, value in pairs])
+            history.curves[name] = ([step for step, _ in pairs], [value for _, value in pairs])
 
 
 def _attempts(run: RunDirectory, lines: list[dict[str, Any]]) -> list[Attempt]:
-    events = run.ledger()
-    ends = {(event["writer"], event.get("attempt")): event for event in events if event["event"] == "end"}
+    timed = [(event, time) for event in run.ledger() if (time := number(event, "time")) is not None]
+    ends: dict[Any, tuple[dict[str, Any], float]] = {}
     signs: dict[str, float] = {}
-    for event in events:
-        signs[event["writer"]] = max(signs.get(event["writer"], 0.0), float(event["time"]))
+    for event, time in timed:
+        writer = word(event, "writer") or ""
+        signs[writer] = max(signs.get(writer, 0.0), time)
+        if event["event"] == "end":
+            ends[writer, whole(event, "attempt")] = event, time
     steps: dict[Any, float] = {}
     for line in lines:
-        if isinstance(line.get("time"), (int, float)):
-            steps[line.get("attempt")] = max(steps.get(line.get("attempt"), 0.0), float(line["time"]))
+        attempt = whole(line, "attempt")
+        steps[attempt] = max(steps.get(attempt, 0.0), number(line, "time") or 0.0)
     found = []
-    for event in events:
-        if event["event"] != "start" or not isinstance(event.get("stage"), str):
+    for event, time in timed:
+        stage, writer, attempt = word(event, "stage"), word(event, "writer") or "", whole(event, "attempt")
+        if event["event"] != "start" or stage is None:
             continue
-        end = ends.get((event["writer"], event.get("attempt")))
-        sign = signs[event["writer"]]
-        if event["stage"] == "train":
-            sign = max(sign, steps.get(event.get("attempt"), 0.0))
-        gpus = event.get("gpus")
-        found.append(
-            Attempt(
-                event["stage"],
-                event.get("task"),
-                int(event.get("attempt") or 0),
-                float(event["time"]),
-                float(end["time"]) if end else sign,
-                end is None,
-                gpus if type(gpus) is int else 0,
-                event.get("gpu_type"),
-                event.get("node"),
-                str(end.get("reason") or f"exit code {end.get('code')}") if end else "no end recorded",
-            )
-        )
+        end, ended = ends.get((writer, attempt), (None, signs[writer]))
+        if end is None and stage == "train":
+            ended = max(ended, steps.get(attempt, 0.0))
+        reason = "no end recorded" if end is None else str(end.get("reason") or f"exit code {end.get('code')}")
+        gpus, gpu_type, node = whole(event, "gpus") or 0, word(event, "gpu_type"), word(event, "node")
+        task = whole(event, "task")
+        found.append(Attempt(stage, task, attempt or 0, time, ended, end is None, gpus, gpu_type, node, reason))
     return sorted(found, key=lambda attempt: attempt.start)
 
 
@@ -166,7 +155,7 @@ def _completions(directory: Path) -> list[dict[str, Any]]:
     if not steps:
         return []
     rows = [
-        {**row, "total": sum(value for value in row["rewards"].values() if isinstance(value, (int, float)))}
+        {**row, "total": sum(number(row["rewards"], name) or 0.0 for name in row["rewards"])}
         for row in completions.read(directory, steps[-1])
     ]
     if not rows:

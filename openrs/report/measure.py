@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from openrs.evaluation import statistics as st
 from openrs.report.cells import CellResult
 from openrs.report.published import title
+from openrs.runs.files import number
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,16 +181,16 @@ def _measured(group: list[CellResult], matrix: NDArray[np.float64] | None, resam
 def _facts(group: list[CellResult]) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for name in ("completion_tokens", "truncated", "reasoned"):
-        known = [cell.facts[name] for cell in group if isinstance(cell.facts.get(name), (int, float))]
+        known = [value for cell in group if (value := number(cell.facts, name)) is not None]
         if known:
             facts[name] = sum(known) / len(known)
-    reasoned = [(cell.facts.get("reasoned"), cell.facts.get("reasoned_accuracy")) for cell in group]
-    right = [(share, accuracy) for share, accuracy in reasoned if accuracy is not None and share]
+    reasoned = [(number(cell.facts, "reasoned"), number(cell.facts, "reasoned_accuracy")) for cell in group]
+    right = [(share, accuracy) for share, accuracy in reasoned if accuracy is not None and share and share > 0]
     if right:  # of all answers that were reasoned, whichever seed they are of
         facts["reasoned_accuracy"] = sum(share * accuracy for share, accuracy in right) / sum(
             share for share, _ in right
         )
-    seconds = [cell.facts["seconds"] for cell in group if isinstance(cell.facts.get("seconds"), (int, float))]
+    seconds = [value for cell in group if (value := number(cell.facts, "seconds")) is not None]
     if seconds:
         facts["seconds"] = sum(seconds)
     samples = [sample for cell in group for sample in cell.facts.get("samples") or [] if isinstance(sample, dict)]

@@ -17,6 +17,7 @@ from openrs.report.story import story
 from openrs.report.text import printable
 from openrs.report.verdict import Verdict, points, signed
 from openrs.report.words import CHIPS, detail, facts, later_sentences, p_value, reading
+from openrs.runs.files import mapping
 
 METHOD = (
     "Two questions are kept apart. “These problems”: what would other seeds give on the same problems? The interval comes "
@@ -329,8 +330,8 @@ def _provenance(part: Part) -> dict[str, Any]:
 
     history = part.history
     lock = history.lock or {}
-    machine = lock.get("hardware") if isinstance(lock.get("hardware"), dict) else {}
-    packages = lock.get("distributions") if isinstance(lock.get("distributions"), dict) else {}
+    machine, packages = mapping(lock, "hardware"), mapping(lock, "distributions")
+    gpus = machine.get("gpus")
     named = {
         "Fidelity": (history.spec or {}).get("fidelity"),
         "openrs": lock.get("openrs"),
@@ -340,18 +341,15 @@ def _provenance(part: Part) -> dict[str, Any]:
         "uv.lock": lock.get("uv_lock_sha256"),
         "Image": lock.get("image"),
         "Python": lock.get("python"),
-        "Node": (machine or {}).get("node"),
-        "CPU": (machine or {}).get("cpu"),
-        "GPUs": ", ".join((machine or {}).get("gpus") or []) or None,
-        **{
-            name: (packages or {}).get(name)
-            for name in ("torch", "transformers", "trl", "vllm", "lighteval", "math-verify")
-        },
+        "Node": machine.get("node"),
+        "CPU": machine.get("cpu"),
+        "GPUs": ", ".join(map(str, gpus)) if isinstance(gpus, list) else gpus,
+        **{name: packages.get(name) for name in ("torch", "transformers", "trl", "vllm", "lighteval", "math-verify")},
     }
     reference = history.reference
     return {
         "lock": [(name, str(value)) for name, value in named.items() if value],
-        "packages": [{"cells": [name, version], "mark": False} for name, version in (packages or {}).items()],
+        "packages": [{"cells": [name, version], "mark": False} for name, version in packages.items()],
         "differences": [{"cells": list(row), "mark": False} for row in history.differences],
         "reference": reference,
         "spec": json.dumps(history.spec, indent=2, ensure_ascii=False) if history.spec else None,

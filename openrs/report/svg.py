@@ -27,6 +27,7 @@ WIDTH = 4.1
 """Inches of a figure: on a phone's 350 px its letters stay readable."""
 
 STYLE = {
+    "text.parse_math": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "openrs",
     "font.size": 10,

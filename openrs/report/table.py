@@ -68,8 +68,8 @@ def samples_text(results: Sequence[Measured]) -> str:
     if not after:
         return _sample("before (base model)", before[0])
     last = after[-1]
-    later = {sample["problem"]: sample for sample in last.facts["samples"]}
-    both = [(sample, later[sample["problem"]]) for sample in before if sample["problem"] in later]
+    later = {str(sample.get("problem")): sample for sample in last.facts["samples"]}
+    both = [(sample, now) for sample in before if (now := later.get(str(sample.get("problem")))) is not None]
     pairs = sorted(both, key=lambda pair: (bool(pair[0].get("correct")), not pair[1].get("correct")))
     one, now = pairs[0] if pairs else (before[0], last.facts["samples"][0])
     return f"{_sample('before (base model)', one)}\n{_sample(f'after (step {last.step})', now)}"

@@ -43,7 +43,7 @@ def read(run: Path, step: int) -> list[dict[str, Any]]:
     for line in text.splitlines():
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict) and isinstance(row.get("completion"), str) and isinstance(row.get("rewards"), dict):
             found.append(row)

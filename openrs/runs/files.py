@@ -52,13 +52,17 @@ def read_object(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file; None where there is no file, no JSON or no object."""
     try:
         return _object(path.read_bytes())
-    except OSError:
+    except (OSError, ValueError):  # a NUL in the path
         return None
 
 
 def _object(text: str | bytes) -> dict[str, Any] | None:
+    """The JSON object in a text; None also for what openrs never writes: numbers without end, halves of characters."""
     try:
-        content = json.loads(text, parse_constant=_finite, parse_float=_finite)
+        text = text.decode() if isinstance(text, bytes) else text
+        content = json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_whole)
+        if "\\ud" in text.lower():  # half of a pair, which no file and no page could hold
+            json.dumps(content, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
@@ -69,6 +73,43 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError("this is never written by openrs")
     return value
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if abs(value) >= 2**63:
+        raise ValueError("this is never written by openrs")
+    return value
+
+
+LARGEST = 1e100
+"""Beyond all that is ever measured; sums and squares of such numbers are finite, and they can be drawn."""
+
+
+def number(record: dict[str, Any], name: str) -> float | None:
+    """A field of what was read from a run directory as a number; None where it is none, or beyond `LARGEST`."""
+    value = record.get(name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if abs(value) <= LARGEST else None
+
+
+def whole(record: dict[str, Any], name: str) -> int | None:
+    """Such a field as a whole number; None where it is none."""
+    value = record.get(name)
+    return value if type(value) is int else None
+
+
+def word(record: dict[str, Any], name: str) -> str | None:
+    """Such a field as a text; None where it is none."""
+    value = record.get(name)
+    return value if isinstance(value, str) else None
+
+
+def mapping(record: dict[str, Any] | None, name: str) -> dict[str, Any]:
+    """Such a field as an object; an empty one where it is none."""
+    value = (record or {}).get(name)
+    return value if isinstance(value, dict) else {}
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:

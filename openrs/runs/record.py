@@ -4,31 +4,42 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
 
 from openrs.errors import BadInput
 from openrs.runs.files import write_atomic
-from openrs.spec.base import RUN_ID, Strict
+from openrs.spec.base import RUN_ID, Line, Name, PathLine, Strict
 from openrs.spec.canonical import pretty
 from openrs.spec.cluster import Cluster
 from openrs.spec.explain import nearest
 from openrs.spec.paths import shortened
-from openrs.stage import Cell, read
+from openrs.stage import Cell, RunId, read
 
 RECORD = "record.json"
+
+Count = Annotated[int, Field(ge=0, le=10**9)]
 
 
 class SentStage(Strict):
     """One stage of one sending."""
 
-    name: str
-    handle: str
+    name: Name
+    handle: Line
     """The scheduler's id, in its engine's words."""
-    tasks: int | None
+    tasks: Count | None
     """Array tasks; none for a single job."""
     cells: list[Cell]
     """What it evaluates."""
-    sizes: list[int] = []
+    sizes: list[Count] = []
     """How many of these each task evaluates, in turn; by default one."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.tasks is not None and self.tasks != len(self.sizes or self.cells):
+            raise ValueError(f"tasks: there are {self.tasks}, with cells for {len(self.sizes or self.cells)}")
+        return self
 
     def task_cells(self, task: int) -> list[Cell]:
         """What a task evaluates."""
@@ -40,8 +51,8 @@ class SentStage(Strict):
 class Submission(Strict):
     """One sending of some stages."""
 
-    number: int
-    time: float
+    number: Count
+    time: Annotated[float, Field(ge=0.0, le=1e12)]
     """Seconds since the epoch, on the client."""
     stages: list[SentStage]
 
@@ -58,14 +69,14 @@ class Asked(Strict):
 class Record(Strict):
     """A run as its user sees it."""
 
-    schema_version: int = 1
-    run: str
-    experiment: str
-    hash: str
-    steps: int
+    schema_version: Literal[1] = 1
+    run: RunId
+    experiment: Line
+    hash: Line
+    steps: Count
     cluster: Cluster
     """The profile as it was when the run was sent."""
-    dir: str
+    dir: PathLine
     """The run directory; where the client does not see it, its own, with what was sent and pulled."""
     asked: Asked | None = None
     """What `openrs diff` compares with."""

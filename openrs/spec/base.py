@@ -39,11 +39,15 @@ def _no_nul(value: str) -> str:
     return value
 
 
+_HIDDEN = "\u2028\u2029" + "\u202a\u202b\u202c\u202d\u202e" + "\u2066\u2067\u2068\u2069"
+"""Ends of lines and of paragraphs, and what turns the direction of writing, so that a line reads as another one."""
+
+
 def _one_line(value: str) -> str:
     _no_nul(value)
     for char in value:
         # Every character that some reader of the value could take for the end of a line, or that hides in a terminal.
-        if ord(char) < 32 or 127 <= ord(char) < 160 or char in "\u2028\u2029":
+        if ord(char) < 32 or 127 <= ord(char) < 160 or char in _HIDDEN:
             raise ValueError(f"must be one line without control characters (found {char!r})")
     return value
 
@@ -56,6 +60,8 @@ def _real_path(value: str) -> str:
 
 def _program(value: str) -> str:
     if "/" not in value and not value.startswith("~"):
+        if not _PROGRAM_NAME.fullmatch(value):
+            raise ValueError("must be an absolute path or a name on PATH, without options")
         return value  # found on PATH
     value = expand(value)
     if not value.startswith("/"):
@@ -81,6 +87,7 @@ def _secret(value: Any) -> Any:
     return value
 
 
+_PROGRAM_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
 _EXPONENT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][+-]?[0-9]+")
 _SECRET_FORMS = {"env:": "the variable's name", "file:": "the path", "secret:": "the NAME/KEY"}
 
@@ -105,13 +112,23 @@ Program = Annotated[Word, AfterValidator(_program)]
 SharedDirectory = Annotated[Word, AfterValidator(_shared_directory)]
 """Absolute path (`~` is expanded) of a directory in which code may stand."""
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+_NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+_VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
+_SECRET = r"^(env|secret|file):[^\x00-\x1f]+$"
+IN_WORDS = {
+    _NAME: "small letters, digits, '.', '_' and '-', at most 63, starting with a letter or digit",
+    _VARIABLE: "the name of a variable: letters, digits and '_', not starting with a digit",
+    _SECRET: "where the secret is found, never its value: env:NAME, file:PATH or secret:NAME/KEY",
+}
+"""Pattern → what it allows, for people."""
+
+Name = Annotated[str, Field(pattern=_NAME)]
 """A short identifier that is safe as a file name."""
 
-EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+EnvironmentName = Annotated[str, Field(pattern=_VARIABLE)]
 """Name of an environment variable (POSIX)."""
 
-Secret = Annotated[str, BeforeValidator(_secret), Field(pattern=r"^(env|secret|file):[^\x00-\x1f]+$")]
+Secret = Annotated[str, BeforeValidator(_secret), Field(pattern=_SECRET)]
 """Where a secret is found, never its value: `env:NAME`, `file:PATH` (mode 0600) or `secret:NAME/KEY` (Kubernetes)."""
 
 

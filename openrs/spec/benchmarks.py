@@ -11,7 +11,7 @@ from typing import Any
 from openrs.errors import BadInput
 from openrs.spec.explain import nearest
 from openrs.spec.paths import shortened
-from openrs.spec.raw import anchor_paths, merge, read_yaml
+from openrs.spec.raw import anchor_paths, existing_file, merge, read_yaml
 
 CATALOGUE = Path(__file__).resolve().parents[1] / "evaluation" / "benchmarks.yaml"
 
@@ -22,12 +22,23 @@ def shipped() -> dict[str, dict[str, Any]]:
     return {name: {"name": name, **entry} for name, entry in read_yaml(CATALOGUE).items()}
 
 
-def expand(entries: Any, relative_to: Path) -> Any:
+def expand(entries: Any, relative_to: Path, where: str) -> Any:
     """A raw `evaluation.benchmarks` with every name, file and `extends` replaced by what it stands for.
 
-    What has none of these is left as it is, so that to expand twice changes nothing. Raises BadInput.
+    What has none of these is left as it is, so that to expand twice changes nothing. Raises BadInput; `where` says of which
+    file they are.
     """
-    return [_entry(entry, relative_to) for entry in entries] if isinstance(entries, list) else entries
+    if not isinstance(entries, list):
+        return entries
+    return [entry(one, relative_to, f"{where}: evaluation.benchmarks.{i}") for i, one in enumerate(entries)]
+
+
+def entry(given: Any, relative_to: Path, where: str) -> Any:
+    """One of them. Raises BadInput, which begins with `where`."""
+    try:
+        return _entry(given, relative_to)
+    except BadInput as error:
+        raise BadInput(f"{where}: {error}") from None
 
 
 def _entry(entry: Any, relative_to: Path, depth: int = 0) -> Any:
@@ -37,7 +48,7 @@ def _entry(entry: Any, relative_to: Path, depth: int = 0) -> Any:
         return entry
     parent = entry["extends"]
     if not isinstance(parent, str):
-        raise BadInput(f"evaluation.benchmarks: extends = {shortened(str(parent))!r} is no name of a benchmark")
+        raise BadInput(f"extends = {shortened(str(parent))!r} is no name of a benchmark")
     return merge(_named(parent, relative_to, depth), {key: value for key, value in entry.items() if key != "extends"})
 
 
@@ -45,9 +56,7 @@ def _named(name: str, relative_to: Path, depth: int) -> dict[str, Any]:
     if depth > 8:
         raise BadInput(f"benchmark {shortened(name)!r}: more than 8 extends, one after the other")
     if name.endswith((".yaml", ".yml")) or os.sep in name:
-        path = (relative_to / name).resolve()
-        if not path.is_file():
-            raise BadInput(f"benchmark file {shortened(name)!r} does not exist")
+        path = existing_file(name, relative_to, "benchmark file")
         content = anchor_paths(read_yaml(path), path.parent, str(path))
         found = _entry({"name": path.stem.lower(), **content}, path.parent, depth + 1)
         return dict(found)

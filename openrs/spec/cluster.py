@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from typing import Annotated, Literal, Self
 
@@ -68,6 +69,7 @@ _OWN_OPTIONS = {
     "version": ("V", _NOTHING_SENT),
 }
 _BY_LETTER = {letter: name for name, (letter, _) in _OWN_OPTIONS.items() if letter}
+_GPU_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _FLAGS = "HIkOsQv"
 """Short options without a value: others may follow in the same word."""
 
@@ -101,6 +103,12 @@ def _own_option(word: str) -> str | None:
     return None
 
 
+def _setup(line: str) -> str:
+    if line.lstrip().startswith("#SBATCH"):
+        raise ValueError("a directive does nothing here; use the field extra, without #SBATCH")
+    return line
+
+
 class Cluster(Strict):
     """A named profile. `slurm`, `k8s` and `local` are shipped; `openrs.toml` holds a user's own."""
 
@@ -112,7 +120,7 @@ class Cluster(Strict):
     """Directory on the cluster's shared file system for run directories; by default they stand where `--runs` says."""
     python: Program | None = None
     """Python of the jobs; by default the one that runs `openrs submit`."""
-    setup: list[Line] = []
+    setup: list[Annotated[Line, AfterValidator(_setup)]] = []
     """Shell lines at the start of each job: modules, a virtual environment."""
     environment: dict[EnvironmentName, Text] = {}
     """Environment variables of every process of the jobs (the experiment's own come on top); never secrets."""
@@ -126,7 +134,7 @@ class Cluster(Strict):
     """Most tasks of an array that run at once."""
     cells_per_task: Positive = 1
     """Evaluation cells in one array task: loading a model costs more than a small cell."""
-    price_per_gpu_hour: Annotated[Number, Field(ge=0.0)] | None = None
+    price_per_gpu_hour: Annotated[Number, Field(ge=0.0, le=1e6)] | None = None
     """US dollars for one GPU for an hour, for the cost lines of `plan` and `status`."""
     lease_seconds: Annotated[int, Field(ge=4, le=3600)] = 60
     """Time-to-live of a run's lease: so long after a lost node a successor waits before it writes."""
@@ -217,8 +225,24 @@ class Cluster(Strict):
         twice = next((path for path in paths if paths.count(path) > 1), None)
         if twice is not None:
             raise ValueError(f"volumes: two of them are mounted at {twice}")
+        for name, word in self.gpu_types.items():
+            if self.engine == "slurm" and not _GPU_TYPE.fullmatch(word):
+                raise ValueError(
+                    f"gpu_types.{name}: {word!r} is not Slurm's word for a GPU: letters, digits, '.', '_', '+' and '-'; how many "
+                    f"is resources.gpus"
+                )
         if self.container is not None and self.engine != "slurm":
             raise ValueError(f"container: {self.container!r} is for Slurm; the engine is {self.engine}")
         if self.container is not None and self.shared_root is None:
             raise ValueError("shared_root: container needs one, where all nodes find the image and the run directories")
         return self
+
+    def foreign(self) -> tuple[str, str] | None:
+        """A field that is set and belongs to another engine, and that engine's name; as the fields' descriptions say it."""
+        for name, info in type(self).model_fields.items():
+            owners = (info.description or "").partition(":")[0]
+            if not owners.startswith(("Slurm", "Kubernetes")) or self.engine.title() in owners:
+                continue
+            if getattr(self, name) != info.get_default(call_default_factory=True):
+                return name, " and ".join(engine for engine in ("Slurm", "Kubernetes") if engine in owners)
+        return None

@@ -47,14 +47,14 @@ class Training(Strict):
     """Share of the steps in which the learning rate rises linearly from 0."""
     adam_beta2: Annotated[Number, Field(gt=0.0, lt=1.0)] = 0.999
     """Second-moment decay of AdamW."""
-    max_grad_norm: Annotated[Number, Field(gt=0.0)] = 1.0
+    max_grad_norm: Annotated[Number, Field(gt=0.0, le=1e9)] = 1.0
     """Gradients are clipped to this norm."""
-    beta: Annotated[Number, Field(ge=0.0)] = 0.04
+    beta: Annotated[Number, Field(ge=0.0, le=1e6)] = 0.04
     """Weight of the KL term against the base model; 0 keeps no reference model."""
     epsilon: Annotated[Number, Field(gt=0.0, lt=1.0)] = 0.2
     """Clipping range of the probability ratio; below 1, and above 1 where `epsilon_high` is not given. At μ = 1 the ratio
     is 1 and nothing is clipped."""
-    epsilon_high: Annotated[Number, Field(gt=0.0)] | None = None
+    epsilon_high: Annotated[Number, Field(gt=0.0, le=1e6)] | None = None
     """Clipping range above 1 (arXiv 2503.14476)."""
     scale_rewards: bool = True
     """Divide advantages by the standard deviation of their group; Dr. GRPO (arXiv 2503.20783) does not."""

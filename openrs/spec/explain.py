@@ -9,7 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from openrs.spec.base import field_names
+from openrs.spec.base import IN_WORDS, field_names
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -20,35 +20,70 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def explain(model: type[BaseModel], error: ValidationError) -> str:
     """The finding most likely to be the cause, as `field: what is wrong; way out`, and how many more there are."""
-    # A misspelt key also makes the right one missing: the unknown key is the cause.
-    findings = sorted(error.errors(include_url=False), key=lambda item: item["type"] != "extra_forbidden")
+    findings: list[Any] = sorted(error.errors(include_url=False), key=_rank)
     first = findings[0]
-    place, owner = _place(model, first["loc"])
-    kind, value = first["type"], first.get("input")
-    if kind == "extra_forbidden":
-        key = str(first["loc"][-1])
-        text = f"{place}: unknown key{nearest(key, field_names(owner)) if owner else ''}"
-    elif kind == "missing":
-        text = f"{place}: missing; it has no default"
-    elif kind in ("union_tag_invalid", "union_tag_not_found"):
-        tags = [
-            tag.strip("' ") for tag in str(first.get("ctx", {}).get("expected_tags", "")).split(",") if tag.strip("' ")
-        ]
-        given = value.get("type") if isinstance(value, dict) else value
-        text = (
-            f"{place}.type: {_short(given)} is not one of {', '.join(tags)}{nearest(str(given), tags)}"
-            if tags
-            else f"{place}: needs a `type`"
-        )
-    else:
-        message = first["msg"].removeprefix("Value error, ")
-        message = message[:1].lower() + message[1:]
-        text = f"{place}: {message}" + (
-            "" if kind == "value_error" and not _is_plain(value) else f", not {_short(value)}"
-        )
-        text = text.removeprefix(": ")
+    if _rank(first) == 0:
+        return f"schema_version: written by a later openrs (schema {first['input']}, this one reads 1); upgrade openrs"
     more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
-    return " ".join((text + more).split())
+    return " ".join((_said(model, first) + more).split())
+
+
+def _rank(finding: Any) -> int:
+    """A later schema explains all else. A misspelt key also makes the right one missing: the unknown key is the cause."""
+    if finding["loc"] == ("schema_version",) and type(finding["input"]) is int and finding["input"] > 1:
+        return 0
+    return 1 if finding["type"] == "extra_forbidden" else 2
+
+
+def _said(model: type[BaseModel], finding: Any) -> str:
+    """One finding in words."""
+    place, owner, annotation = _place(model, finding["loc"])
+    kind, value, context = finding["type"], finding.get("input"), finding.get("ctx", {})
+    if kind == "extra_forbidden":
+        key = str(finding["loc"][-1])
+        return f"{place}: unknown key{nearest(key, field_names(owner)) if owner else ''}"
+    if kind == "missing":
+        return f"{place}: missing; it has no default"
+    if kind == "json_invalid":
+        return f"no whole JSON ({context.get('error')}): the file was cut or changed; put a copy of it there, or move it away"
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        tags = list(_choices(_strip(annotation)))
+        given = value.get("type") if isinstance(value, dict) else None
+        if given is None:
+            return f"{place}: needs a `type`, one of {', '.join(tags)}"
+        return f"{place}.type: {_short(given)} is not one of {', '.join(tags)}{nearest(str(given), tags)}"
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        text = f"must be a mapping{_form(annotation, value)}, not {_short(value)}"
+    elif kind in ("too_short", "string_too_short") and not value:
+        text = "must not be empty"
+    elif kind == "string_pattern_mismatch" and context["pattern"] in IN_WORDS:
+        words = IN_WORDS[context["pattern"]]
+        # What stands in the place of a reference may be the secret itself.
+        text = f"must be {words}" if "secret" in words else f"must be {words}; not {_short(value)}"
+    else:
+        message = finding["msg"].removeprefix("Value error, ")
+        text = message[:1].lower() + message[1:]
+        if kind != "value_error" or _is_plain(value):
+            text += f", not {_short(value)}"
+    return f"{place}: {text}" if place else text
+
+
+def _form(annotation: Any, value: Any) -> str:
+    """How a mapping of that type is written: what it must have, or some of what it may have."""
+    annotation = _strip(annotation)
+    choices = _choices(annotation)
+    model = choices.get(value if isinstance(value, str) else "", next(iter(choices.values()), annotation))
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        return ""
+    fields = model.model_fields
+    shown = {name: "…" for name, info in fields.items() if info.is_required()}
+    if "type" in shown:
+        shown["type"] = str(get_args(fields["type"].annotation)[0])
+    if len(shown) < 2:
+        shown |= {name: info.default for name, info in fields.items() if type(info.default) in (int, float)}
+    shown = shown or {next(iter(fields)): "…"}
+    pairs = [f"{name}: {text}" for name, text in shown.items()]
+    return f" such as {{{', '.join(pairs[:3])}{', …' if len(pairs) > 3 else ''}}}"
 
 
 def _is_plain(value: Any) -> bool:
@@ -61,8 +96,8 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "…"
 
 
-def _place(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[str, type[BaseModel] | None]:
-    """The dotted path of `loc` without pydantic's union tags, and the model that owns its last key."""
+def _place(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[str, type[BaseModel] | None, Any]:
+    """The dotted path of `loc` without pydantic's union tags, the model that owns its last key, and what stands there."""
     parts: list[str] = []
     annotation: Any = model
     owner: type[BaseModel] | None = model
@@ -81,7 +116,7 @@ def _place(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[str, typ
             annotation = args[-1] if args else None
         if key != "[key]":
             parts.append(str(key))
-    return ".".join(parts), owner
+    return ".".join(parts), owner, annotation
 
 
 def _strip(annotation: Any) -> Any:

@@ -61,9 +61,14 @@ def _own_key(value: str) -> str:
     return value
 
 
-def _image(value: str) -> str:
+def is_image(value: str) -> bool:
+    """Whether it is a reference of an image."""
     match = _IMAGE.fullmatch(value) if len(value) < 500 else None
-    if match is None or len(match["name"]) > 255:
+    return match is not None and len(match["name"]) <= 255
+
+
+def _image(value: str) -> str:
+    if not is_image(value):
         raise ValueError("must be an image such as registry.example/openrs/train@sha256:<64 hex digits>")
     return value
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 import tomllib
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from openrs.spec.evaluation import ModelEvaluation
 from openrs.spec.experiment import Experiment
 from openrs.spec.explain import explain, nearest
 from openrs.spec.paths import expand, shortened
-from openrs.spec.raw import MAX_DEPTH, anchor_paths, merge, parse_yaml, read_yaml
+from openrs.spec.raw import MAX_DEPTH, anchor_paths, existing_file, merge, parse_yaml, read_yaml
 
 PACKAGE = Path(__file__).resolve().parent.parent
 EXPERIMENTS = PACKAGE / "experiments"
@@ -36,18 +37,7 @@ def shipped_experiments() -> list[str]:
 
 def _find(name: str) -> Path:
     if name.endswith((".yaml", ".yml")) or os.sep in name:
-        shown = shortened(name)
-        try:
-            path = Path(expand(name)).resolve()
-            if stat.S_ISREG(path.stat().st_mode):
-                return path
-        except (FileNotFoundError, NotADirectoryError):
-            pass
-        except OSError as error:
-            raise BadInput(f"experiment file {shown!r} cannot be read ({error.strerror})") from None
-        except (ValueError, RuntimeError) as error:  # no such home directory, a NUL, a circle of links
-            raise BadInput(f"experiment file {shown!r}: {error}") from None
-        raise BadInput(f"experiment file {shown!r} does not exist")
+        return existing_file(name, Path(), "experiment file")
     path = EXPERIMENTS / f"{name}.yaml"
     if name not in shipped_experiments():
         raise BadInput(
@@ -67,7 +57,7 @@ def _raw(name: str, relative_to: Path | None = None, trail: tuple[Path, ...] = (
     content = read_yaml(path)
     content.pop("$schema", None)
     parent = content.pop("extends", None)
-    content = anchor_paths(_with_benchmarks(content, path.parent), path.parent, str(path))
+    content = anchor_paths(_with_benchmarks(content, path.parent, str(path)), path.parent, str(path))
     if parent is None:
         return content
     if not isinstance(parent, str):
@@ -90,7 +80,7 @@ def apply_overrides(raw: dict[str, Any], overrides: list[str]) -> dict[str, Any]
             raise BadInput(f"--set {shortened(override)!r}: write it as key.key=value, e.g. --set training.steps=20")
         if len(keys) > MAX_DEPTH:
             raise BadInput(f"--set {shortened(key)}: more than {MAX_DEPTH} levels deep")
-        value = parse_yaml(text, f"--set {shortened(key)}") if text else ""
+        value = parse_yaml(_utf8(text), f"--set {shortened(key)}") if text else ""
         value = anchor_paths({keys[-1]: value}, Path.cwd(), f"--set {shortened(key)}")[keys[-1]]
         raw = _set(raw, keys, value, shortened(key))
         if keys[-1] == "type":
@@ -99,6 +89,14 @@ def apply_overrides(raw: dict[str, Any], overrides: list[str]) -> dict[str, Any]
                     raw = _set(raw, *earlier)
         done.append((keys, value, shortened(key)))
     return raw
+
+
+def _utf8(text: str) -> str:
+    """A word of the command line as UTF-8, whatever the locale: Python keeps what it could not read as surrogates."""
+    try:
+        return text.encode(errors="surrogateescape").decode()
+    except ValueError:
+        return text
 
 
 def _set(target: Any, keys: list[str], value: Any, whole: str) -> Any:
@@ -135,38 +133,40 @@ def validate(model: type[M], raw: Any, where: str) -> M:
         raise BadInput(f"{where}: nested too deep") from None
 
 
-def load_experiment(name: str, overrides: list[str] | None = None) -> Experiment:
+def load_experiment(name: str, overrides: list[str] | None = None, called: str | None = None) -> Experiment:
     """The experiment with that shipped name or YAML file, `extends` and overrides resolved.
 
-    Raises BadInput.
+    Raises BadInput, which says of which experiment: `called`, by default its name.
     """
-    raw = _with_benchmarks(apply_overrides(_raw(name), overrides or []), Path.cwd())
+    where = called or f"experiment {name}"
+    raw = _with_benchmarks(apply_overrides(_raw(name), overrides or []), Path.cwd(), where)
     if not name.endswith((".yaml", ".yml")) and os.sep not in name:
         raw.setdefault("name", name)
-    return validate(Experiment, with_checksums(raw), f"experiment {name}")
+    return validate(Experiment, with_checksums(raw), where)
 
 
 def load_evaluation(raw: dict[str, Any], overrides: list[str] | None = None) -> ModelEvaluation:
     """The evaluation that `raw` says, overrides laid over it. Raises BadInput."""
-    raw = _with_benchmarks(apply_overrides(_with_benchmarks(raw, Path.cwd()), overrides or []), Path.cwd())
-    return validate(ModelEvaluation, with_checksums(raw), "evaluation")
+    raw = apply_overrides(_with_benchmarks(raw, Path.cwd(), "evaluation"), overrides or [])
+    return validate(ModelEvaluation, with_checksums(_with_benchmarks(raw, Path.cwd(), "evaluation")), "evaluation")
 
 
 def named_benchmarks(names: Sequence[str]) -> list[dict[str, Any]]:
     """Raw benchmarks: shipped ones, or YAML files. Raises BadInput."""
-    found: list[dict[str, Any]] = with_checksums(benchmarks.expand(list(names), Path.cwd()))
+    found: list[dict[str, Any]] = with_checksums([benchmarks.entry(name, Path.cwd(), "--benchmarks") for name in names])
     twice = next((one["name"] for one in found if [other["name"] for other in found].count(one["name"]) > 1), None)
     if twice is not None:
         raise BadInput(f"--benchmarks: {twice} stands there twice")
     return [dict(one) for one in found]
 
 
-def _with_benchmarks(raw: dict[str, Any], directory: Path) -> dict[str, Any]:
+def _with_benchmarks(raw: dict[str, Any], directory: Path, where: str) -> dict[str, Any]:
     """`raw` with its benchmarks as whole mappings; their files are looked for in `directory`."""
     evaluation = raw.get("evaluation")
     if not isinstance(evaluation, dict) or "benchmarks" not in evaluation:
         return raw
-    return {**raw, "evaluation": {**evaluation, "benchmarks": benchmarks.expand(evaluation["benchmarks"], directory)}}
+    expanded = benchmarks.expand(evaluation["benchmarks"], directory, where)
+    return {**raw, "evaluation": {**evaluation, "benchmarks": expanded}}
 
 
 def with_checksums(raw: Any) -> Any:
@@ -198,6 +198,23 @@ def user_config_files() -> list[Path]:
     return [*files, Path(config) / "openrs" / "openrs.toml"]
 
 
+def _toml(path: Path) -> dict[str, Any]:
+    """What a TOML file says. Raises BadInput and OSError."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        number = re.search(r"[0-9_]{1000,}", text)
+        if number is not None:  # more than Python reads, and no number of ours
+            line = text.count("\n", 0, number.start()) + 1
+            raise BadInput(f"{path}, line {line}: a number of {len(number[0])} digits; write a shorter one")
+        return tomllib.loads(text)
+    except UnicodeDecodeError:
+        raise BadInput(f"{path}: cannot be read (it is not UTF-8)") from None
+    except ValueError as error:
+        raise BadInput(f"{path}: not valid TOML ({str(error).splitlines()[0]})") from None
+    except RecursionError:
+        raise BadInput(f"{path}: nested too deep") from None
+
+
 def _raw_clusters() -> dict[str, tuple[dict[str, Any], str]]:
     """Profile name → (raw profile, where it stands); the user's own before the shipped ones."""
     found: dict[str, tuple[dict[str, Any], str]] = {}
@@ -205,15 +222,11 @@ def _raw_clusters() -> dict[str, tuple[dict[str, Any], str]]:
         try:
             if not stat.S_ISREG(path.stat().st_mode):
                 continue
-            content = tomllib.loads(path.read_text(encoding="utf-8"))
+            content = _toml(path)
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
             raise BadInput(f"{shortened(str(path))}: cannot be read ({error.strerror})") from None
-        except ValueError as error:
-            raise BadInput(f"{path}: not valid TOML ({str(error).splitlines()[0]})") from None
-        except RecursionError:
-            raise BadInput(f"{path}: nested too deep") from None
         clusters = content.get("clusters", {})
         if not isinstance(clusters, dict) or not all(isinstance(profile, dict) for profile in clusters.values()):
             raise BadInput(f"{path}: clusters must be tables, e.g. [clusters.mine]")
@@ -235,13 +248,24 @@ def cluster_names() -> list[str]:
 def load_cluster(name: str) -> Cluster:
     """The profile with that name, from `openrs.toml` or the package. Raises BadInput."""
     profiles = _raw_clusters()
+    known = ", ".join(sorted(profiles))
+    if not name:
+        raise BadInput(f"--cluster is empty; known are {known}")
     if name not in profiles:
+        shown = shortened(name)
         raise BadInput(
-            f"unknown cluster {name!r}{nearest(name, list(profiles))}; known are {', '.join(sorted(profiles))}; "
-            f"add your own to openrs.toml as [clusters.{name}]"
+            f"unknown cluster {shown!r}{nearest(name, list(profiles))}; known are {known}; "
+            f"add your own to openrs.toml as [clusters.{shown}]"
         )
     raw, where = _resolve_cluster(name, profiles, ())
     cluster = validate(Cluster, {**raw, "name": name}, f"cluster {name} in {where}")
+    foreign = cluster.foreign()
+    if foreign is not None:
+        field, engine = foreign
+        raise BadInput(
+            f"cluster {name} in {where}: {field} is for {engine}, and the engine is {cluster.engine}; leave it out, or extend "
+            f"a profile of {engine}"
+        )
     if cluster.image is None and (cluster.engine == "kubernetes" or cluster.container is not None):
         from openrs.images.pins import pinned
 
@@ -267,7 +291,8 @@ def _resolve_cluster(
         base = read_yaml(shipped)
     elif not isinstance(parent, str) or parent not in profiles:
         raise BadInput(
-            f"cluster {name} in {where}: extends unknown profile {parent!r}{nearest(str(parent), list(profiles))}"
+            f"cluster {name} in {where}: extends unknown profile {shortened(str(parent))!r}{nearest(str(parent), list(profiles))}; "
+            f"known are {', '.join(sorted(profiles))}"
         )
     elif parent in (*trail, name):
         raise BadInput(

@@ -139,8 +139,8 @@ class Recovery(Strict):
     """Starts of one stage in one submission; then it has failed."""
     node_fault_retries: Annotated[int, Field(ge=0, le=1000)] = 3
     """Attempts that may end for a GPU or driver missing on the node before the stage has failed."""
-    stall_factor: Annotated[Number, Field(ge=2.0)] = 20.0
+    stall_factor: Annotated[Number, Field(ge=2.0, le=1e6)] = 20.0
     """A training rank whose step takes so many times the median step, and at least `stall_minutes`, has failed: it says
     where it stands and ends."""
-    stall_minutes: Annotated[Number, Field(gt=0.0)] = 60.0
+    stall_minutes: Annotated[Number, Field(gt=0.0, le=1e6)] = 60.0
     """See `stall_factor`; also the limit of the first step."""

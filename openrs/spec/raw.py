@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +31,60 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{path}: cannot be read ({getattr(error, 'strerror', None) or 'it is not UTF-8'})") from None
     content = parse_yaml(text, str(path))
+    if content is None:
+        raise BadInput(f"{path}: the file is empty; an experiment is a mapping of keys to values")
     if not isinstance(content, dict):
-        raise BadInput(f"{path}: an experiment is a mapping of keys to values, this is {type(content).__name__}")
+        raise BadInput(f"{path}: an experiment is a mapping of keys to values, this is {kind_of(content)}")
     return {str(key): value for key, value in content.items()}
+
+
+def existing_file(name: str, directory: Path, what: str) -> Path:
+    """The file of that name as seen from `directory`, `~` expanded. Raises BadInput, which calls it `what`."""
+    shown = f"{what} {shortened(name)!r}"
+    try:
+        path = (directory / expand(name)).resolve()
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise BadInput(f"{shown} does not exist") from None
+    except OSError as error:
+        raise BadInput(f"{shown} cannot be read ({error.strerror})") from None
+    except (ValueError, RuntimeError) as error:  # no such home directory, a NUL, a circle of links
+        raise BadInput(f"{shown}: {error}") from None
+    if not stat.S_ISREG(mode):
+        raise BadInput(
+            f"{shown} is {'a directory; name a YAML file in it' if stat.S_ISDIR(mode) else 'no regular file'}"
+        )
+    return path
+
+
+def kind_of(value: Any) -> str:
+    """What a YAML value is, for people."""
+    kinds = {
+        dict: "a mapping",
+        list: "a list",
+        str: "a text",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+    }
+    return "nothing" if value is None else kinds.get(type(value), f"a {type(value).__name__}")
 
 
 def parse_yaml(text: str, where: str) -> Any:
     """The value of one YAML document. Raises BadInput for what is not YAML or is made to hurt its reader."""
+    odd = yaml.reader.Reader.NON_PRINTABLE.search(text)
+    if odd is not None:
+        number = text.count("\n", 0, odd.start()) + 1
+        raise BadInput(
+            f"{where}, line {number}: not valid YAML (the character {odd[0]!r} may not stand there); take it out"
+        )
     try:
         _refuse_depth(text, where)
         loader = _SafeLoader(text)
         try:
             node = loader.get_single_node()
             _refuse_bomb(node, where)
-            _refuse_twice(node)
+            _refuse_surprises(node)
             return loader.construct_document(node) if node is not None else None
         finally:
             loader.dispose()
@@ -82,8 +124,14 @@ def _refuse_bomb(root: yaml.Node | None, where: str) -> None:
         raise BadInput(f"{where}: its aliases expand to more than {MAX_NODES} values")
 
 
-def _refuse_twice(root: yaml.Node | None) -> None:
-    """A key that is written twice in a mapping: YAML would let the last one win. Merged keys (`<<`) may be overridden."""
+_SIXTIES = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
+_OCTAL = re.compile(r"[-+]?0[0-7_]+")
+_LONGEST_NUMBER = 400
+"""Characters. The largest float has 309 digits."""
+
+
+def _refuse_surprises(root: yaml.Node | None) -> None:
+    """What YAML 1.1 reads as something else than people write, and keys that are no texts or written twice."""
     waiting = [root] if root is not None else []
     known: set[int] = set()
     while waiting:
@@ -93,16 +141,38 @@ def _refuse_twice(root: yaml.Node | None) -> None:
         known.add(id(node))
         if isinstance(node, yaml.SequenceNode):
             waiting += node.value
+        elif isinstance(node, yaml.ScalarNode):
+            _refuse_number(node)
         elif isinstance(node, yaml.MappingNode):
             seen: set[tuple[str, str]] = set()
             for key, value in node.value:
                 waiting += [key, value]
                 if isinstance(key, yaml.ScalarNode):
+                    if key.tag in _READ_AS:
+                        raise _surprise(key, f"the key {key.value} is read as {_READ_AS[key.tag]}; write it in quotes")
                     if (key.tag, key.value) in seen:
-                        raise yaml.constructor.ConstructorError(
-                            None, None, f"the key {key.value!r} stands there twice", key.start_mark
-                        )
+                        raise _surprise(key, f"the key {key.value!r} stands there twice")
                     seen.add((key.tag, key.value))
+
+
+_READ_AS = {
+    f"tag:yaml.org,2002:{tag}": words
+    for tag, words in (("bool", "true or false"), ("int", "a number"), ("float", "a number"), ("null", "nothing"))
+}
+
+
+def _refuse_number(node: yaml.ScalarNode) -> None:
+    if _READ_AS.get(node.tag) != "a number":
+        return
+    if len(node.value) > _LONGEST_NUMBER:
+        raise _surprise(node, f"a number of {len(node.value)} characters; write a shorter one, or a text in quotes")
+    for form, read in ((_SIXTIES, "a number to the base of 60"), (_OCTAL, "an octal number")):
+        if form.fullmatch(node.value):
+            raise _surprise(node, f"{node.value} is read as {read}; write it in decimal, or in quotes as a text")
+
+
+def _surprise(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
 def anchor_paths(value: Any, directory: Path, where: str) -> Any:

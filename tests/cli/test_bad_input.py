@@ -102,6 +102,15 @@ def test_files_that_are_not_there(command: str, override: str, words: list[str],
         (["resume", "nope"], ["run 'nope' does not exist"]),
         (["logs", "nope", "--attempt", "0"], ["--attempt"]),
         (["status", "\x1b[31m"], ["run id"]),
+        (["status", "--runs", ""], ["--runs is empty"]),
+        (["plan", "smoke", "--cluster", ""], ["--cluster is empty", "known are k8s, local, slurm"]),
+        (["eval", "/tmp", "--cluster", "local", "--benchmarks", ""], ["--benchmarks is empty"]),
+        (["check", "/"], ["'/' is a directory"]),
+        (["check", "smoke", "--set", "title=a\u202eb"], ["title", "control characters", "\\u202e"]),
+        (["drill", "--set", "training.stepz=4"], ["the drill's experiment: training.stepz: unknown key"]),
+        (["report", "example:open-rs", "--out", "x.pdf"], ["--out x.pdf", "--markdown", "--csv", "--json"]),
+        (["report", "example:open-rs", "--out", "/dev/null/x.html"], ["--out", "/dev/null is no directory"]),
+        (["report", "example:open-rs", "--csv", "--out", "/"], ["--out /: is a directory"]),
     ],
 )
 def test_command_lines(line: list[str], words: list[str], openrs: Openrs, workdir: Path) -> None:
@@ -112,8 +121,37 @@ def test_command_lines(line: list[str], words: list[str], openrs: Openrs, workdi
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", ["mapping"]),
-        (b"- a\n- b\n", ["mapping"]),
+        (b"", ["the file is empty"]),
+        (b"- a\n- b\n", ["mapping", "this is a list"]),
+        (b"one\n", ["mapping", "this is a text"]),
+        (b"extends: ./\n", ["is a directory"]),
+        (b"extends: smoke\ntitle: a\0b\n", ["line 2", "'\\x00'", "take it out"]),
+        (b"extends: smoke\ntraining: {steps: " + b"1" * 5000 + b"}\n", ["line 2", "5000 characters"]),
+        (b"extends: smoke\ntraining: {steps: 1:30}\n", ["line 2", "1:30", "base of 60", "in decimal"]),
+        (b"extends: smoke\ntraining: {steps: 010}\n", ["line 2", "010", "octal", "in decimal"]),
+        (b'extends: smoke\nenvironment: {on: "4"}\n', ["line 2", "the key on", "true or false", "quotes"]),
+        (b"extends: smoke\nenvironment: {1: x}\n", ["line 2", "the key 1", "a number", "quotes"]),
+        (
+            b'extends: smoke\nevaluation: {benchmarks: ["a\\0b.yaml"]}\n',
+            ["own.yaml", "evaluation.benchmarks.0", "null byte"],
+        ),
+        (
+            b"extends: smoke\nevaluation: {benchmarks: [~nosuch/b.yaml]}\n",
+            ["evaluation.benchmarks.0", "no user 'nosuch'"],
+        ),
+        (
+            b"extends: smoke\nevaluation: {benchmarks: [" + b"x" * 5000 + b".yaml]}\n",
+            ["own.yaml", "benchmarks.0", "too long"],
+        ),
+        (b"extends: smoke\nmodel: foo\n", ["model", "must be a mapping such as {type: hub, name: …"]),
+        (
+            b"extends: smoke\nrewards: [accuracy]\n",
+            ["rewards.0", "such as {type: accuracy, weight: 1.0}, not 'accuracy'"],
+        ),
+        (
+            b"extends: smoke\nschema_version: 2\nnew: 1\n",
+            ["schema_version: written by a later openrs (schema 2", "upgrade"],
+        ),
         (b"name: [1\n", ["not valid YAML", "line"]),
         (b"\xff\xfe\x00", ["UTF-8"]),
         (b"name: x\nname: y\n", ["'name' stands there twice", "line 2"]),
@@ -163,11 +201,38 @@ def test_nesting_without_end(opening: str, workdir: Path) -> None:
         ("[clusters.mine]\nextends = 'slurm'\npartition = \"a\\n#SBATCH --uid=0\"\n", ["partition", "one line"]),
         ("[clusters.mine]\nextends = 'slurm'\nextra = ['rm -rf /']\n", ["extra", "not an sbatch option"]),
         ("[clusters.mine]\nengine = 'slurmm'\n", ["engine"]),
+        ("[clusters.mine]\nextends = 'nope'\n", ["'nope'", "known are k8s, local, mine, slurm"]),
+        ("[clusters.mine]\nextends = 'local'\npartition = 'x'\n", ["partition is for Slurm", "engine is local"]),
+        ("[clusters.mine]\nextends = 'slurm'\nnamespace = 'x'\n", ["namespace is for Kubernetes", "engine is slurm"]),
+        ("[clusters.mine]\nextends = 'slurm'\nmax_minutes = " + "1" * 5000, ["openrs.toml, line 3", "5000 digits"]),
+        ("[clusters.mine]\nextends = 'slurm'\nprice_per_gpu_hour = 1.7e308\n", ["price_per_gpu_hour", "less than"]),
+        ("[clusters.mine]\nextends = 'slurm'\ngpu_types = {A40 = 'a:5,b'}\n", ["gpu_types.A40", "'a:5,b'"]),
+        ("[clusters.mine]\nextends = 'slurm'\nsetup = [' #SBATCH --wrap=x']\n", ["setup.0", "use the field extra"]),
     ],
 )
 def test_cluster_files(content: str, words: list[str], openrs: Openrs, workdir: Path) -> None:
     (workdir / "openrs.toml").write_text(content)
     refused(openrs("plan", "smoke", "--cluster", "mine"), *words)
+
+
+def test_a_configuration_with_a_byte_order_mark(openrs: Openrs, workdir: Path) -> None:
+    (workdir / "openrs.toml").write_text("[clusters.mine]\nextends = 'slurm'\n", encoding="utf-8-sig")
+    assert openrs("plan", "smoke", "--cluster", "mine").code == 0
+
+
+@pytest.mark.parametrize(
+    "line", [["check", "own.yaml"], ["eval", "/tmp", "--cluster", "local", "--benchmarks", "loop.yaml"]]
+)
+def test_a_benchmark_file_that_is_a_circle_of_links(line: list[str], openrs: Openrs, workdir: Path) -> None:
+    (workdir / "loop.yaml").symlink_to("loop.yaml")
+    (workdir / "own.yaml").write_text("extends: smoke\nevaluation: {benchmarks: [loop.yaml]}\n")
+    refused(openrs(*line), "benchmarks", "'loop.yaml'", "oop")
+
+
+def test_runs_named_by_an_empty_variable(openrs: Openrs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENRS_RUNS", "")
+    refused(openrs("status"), "OPENRS_RUNS is empty")
+    assert openrs("status", "--runs", "x").out == "no runs below x\n"
 
 
 def test_a_run_id_that_is_taken(openrs: Openrs, scheduler: Scheduler, workdir: Path) -> None:
@@ -243,3 +308,13 @@ def test_a_terminal_that_knows_only_ascii(workdir: Path) -> None:
         subprocess.run(
             [sys.executable, "-m", "openrs", *line], env=environment, check=True, capture_output=True, timeout=60
         )
+
+
+def test_artefacts_are_the_same_bytes_in_every_locale(workdir: Path) -> None:
+    line = [sys.executable, "-m", "openrs", "render", "smoke", "--cluster", "local", "--set", "title=ü"]
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    found = [
+        subprocess.run(line, env=env, check=True, capture_output=True, timeout=60).stdout
+        for env in (plain, {**os.environ, "PYTHONUTF8": "1"})
+    ]
+    assert found[0] == found[1] and "ü".encode() in found[0]

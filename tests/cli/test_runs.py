@@ -152,7 +152,7 @@ def test_a_broken_record_hides_no_other_run(
     broken.mkdir()
     (broken / "record.json").write_text('{"run": ')
     said = openrs("status", "--json")
-    assert said.code == 0 and said.err.count("\n") == 1 and "broken" in said.err
+    assert said.code == 2 and said.err.count("\n") == 1 and "broken" in said.err
     assert [run["run"] for run in said.json["runs"]] == ["mine"]
     assert openrs("status", "broken").code == 2
 

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from openrs.drill.run import Drill
 from openrs.engines import JobInfo, JobState
 from openrs.runs.directory import RunDirectory
 from openrs.runs.record import Record, load
+from openrs.spec.load import load_cluster
 from tests.cli.conftest import Openrs, Said
 from tests.cli.fake import Scheduler
 from tests.cli.test_bad_input import refused
@@ -209,3 +211,48 @@ def test_a_working_directory_that_is_gone(workdir: Path) -> None:
         check=False,
     )
     refused(Said(done.returncode, done.stdout, done.stderr), "working directory does not exist any more")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"dir": "a\0b"}, ["dir", "NUL"]),
+        ({"schema_version": 2, "new": 1}, ["written by a later openrs (schema 2, this one reads 1)", "upgrade openrs"]),
+        ({"submissions": [{"number": 1, "time": 1.0, "stages": [{"name": "a\0"}]}]}, ["submissions.0"]),
+        (None, ["no whole JSON", "was cut"]),
+    ],
+)
+def test_a_broken_record_is_named_and_the_others_are_shown(
+    change: dict[str, object] | None, words: list[str], openrs: Openrs, record: Record, workdir: Path
+) -> None:
+    path = workdir / "runs" / "mine" / "record.json"
+    text = path.read_text()
+    path.write_text(text[:200] if change is None else json.dumps(json.loads(text) | change))
+    for line in (["status", "--json"], ["status", "mine", "other", "--json"]):
+        said = openrs(*line)
+        assert said.code == 2 and [run["run"] for run in said.json["runs"]] == ["other"]
+        assert "runs/mine/record.json" in said.err and all(word in said.err for word in words), said.err
+        assert said.err.count("\n") == 1
+    for command in ("status", "diff", "cancel", "resume", "watch"):
+        refused(openrs(command, "mine"), "record.json", *words)
+
+
+def test_watch_as_json_ends_with_the_status(openrs: Openrs, scheduler: Scheduler, record: Record) -> None:
+    scheduler.set(base=JobState.FAILED, train=JobState.FAILED, eval=JobState.CANCELLED)
+    said = openrs("watch", "mine", "--json")
+    assert said.code == 1 and said.json == openrs("status", "mine", "--json").json
+
+
+def test_a_drill_that_is_interrupted_cancels_its_run(
+    scheduler: Scheduler, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(number: int) -> None:
+        if number == 2:
+            raise KeyboardInterrupt
+
+    scheduler.on_query = interrupt
+    lines: list[str] = []
+    drill = Drill(load_cluster("local"), workdir / "runs", say=lines.append, period=0.0)
+    with pytest.raises(KeyboardInterrupt):
+        drill.run([])
+    assert scheduler.cancelled == ["1-train"] and "interrupted after 0 of 0 kills; cancelling drill-" in lines[0]

@@ -156,7 +156,7 @@ def test_what_ends_before_it_can_say_how_is_quoted(
 def test_setup_that_is_no_shell_is_refused(
     experiment: Experiment, cluster: Cluster, runs: Path, setup: list[str]
 ) -> None:
-    with pytest.raises(BadInput, match=r"^setup: "):
+    with pytest.raises(BadInput, match=r"^cluster local: setup: "):
         launch.submit(experiment, Cluster.model_validate({**cluster.model_dump(), "setup": setup}), runs, "r")
     assert not runs.exists()
 

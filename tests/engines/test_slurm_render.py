@@ -120,7 +120,7 @@ def test_quoting_round_trip(value: str) -> None:
 
 @pytest.mark.parametrize("line", ["echo 'open", "cat <<EOF", "if true", "$(", "module load cuda )"])
 def test_setup_that_would_swallow_the_script_is_refused(line: str) -> None:
-    with pytest.raises(BadInput, match=r"^setup: not valid shell"):
+    with pytest.raises(BadInput, match=r"^cluster .*: setup: not valid shell"):
         render(setup=[line])
 
 

@@ -92,6 +92,24 @@ def test_a_registry_that_has_no_such_digest(programs: Path, workdir: Path) -> No
     assert code == 1 and "the registry has no such image or digest" in said and REFERENCE in said
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (["pin", "foo", "bar"], "foo: no such image; one of cli, smoke, train, eval"),
+        (["pin", "train", "x@sha256:abc"], "'x@sha256:abc' is no reference"),
+        (["pin", "train", REFERENCE[:-1]], "is no reference of an image"),
+        (["verify", "x/y@sha256:abc"], "is no reference of an image"),
+        (["verify", "a\0b"], "is no reference of an image"),
+        (["verify", "train"], "not built here"),
+    ],
+)
+def test_what_is_typed_is_looked_at_before_a_registry_is_asked(
+    programs: Path, workdir: Path, line: list[str], words: str
+) -> None:
+    code, said = openrs(*line)
+    assert code == 2 and words in said
+
+
 def test_pinning_refuses_what_is_not_what_it_says() -> None:
     for reference, given, words in (
         ("registry.example/openrs/train:1", image(), "a tag may be another image tomorrow"),

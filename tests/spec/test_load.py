@@ -120,6 +120,22 @@ def test_an_override_is_used_or_refused(key: str, value: Any) -> None:
         assert found == value
 
 
+@given(name=st.text() | st.text(max_size=5).map(lambda text: f"{text}/b.yaml"))
+@settings(deadline=None)
+@example(name="a\0b.yaml")
+@example(name="~/b.yaml")
+@example(name="~nosuch/b.yaml")
+@example(name="x" * 5000 + ".yaml")
+@example(name="/")
+def test_any_name_of_a_benchmark(name: str) -> None:
+    told = ""
+    try:
+        load_experiment("smoke", [f"evaluation={json.dumps({'benchmarks': [name], 'runner': 'lighteval'})}"])
+    except BadInput as error:
+        told = str(error)
+    assert not told or ("evaluation" in told and "\n" not in told)
+
+
 @given(text=st.text())
 @settings(deadline=None)
 @example(text="a=[")
@@ -241,7 +257,9 @@ def test_a_key_that_stands_there_twice_at_any_depth(tmp_path: Path) -> None:
         read_yaml(path)
 
 
-@pytest.mark.parametrize("char", ["\n", "\r", "\t", "\x1b", "\x00", "\x7f", "\x85", "\u2028", "\u2029", "\ud800"])
+@pytest.mark.parametrize(
+    "char", ["\n", "\r", "\t", "\x1b", "\x00", "\x7f", "\x85", "\u2028", "\u2029", "\u202e", "\u2066", "\ud800"]
+)
 @pytest.mark.parametrize("field", ["title", "model.path"])
 def test_control_characters(char: str, field: str) -> None:
     key, _, inner = field.partition(".")

@@ -70,6 +70,59 @@ def test_gpu_types_are_not_empty() -> None:
             cluster(gpu_types=types)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("training.beta", "1e300"),
+        ("training.max_grad_norm", "1e300"),
+        ("training.epsilon_high", "1e300"),
+        ("recovery.stall_factor", "1e300"),
+        ("recovery.stall_minutes", "1e300"),
+    ],
+)
+def test_numbers_have_an_end(field: str, value: str) -> None:
+    with pytest.raises(BadInput, match=rf"{field}: input should be less than"):
+        load_experiment("smoke", [f"{field}={value}"])
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("name=A b", "name: must be small letters, digits"),
+        ("environment={A B: x}", "environment.A B: must be the name of a variable: letters"),
+        ("secrets.A=hf_secret", "secrets.A: must be where the secret is found, never its value: env:NAME"),
+        ("rewards=[]", "rewards: must not be empty"),
+        ("rewards=[{weight: 1}]", "rewards.0: needs a `type`, one of accuracy, "),
+        ("environment=x", "environment: must be a mapping, not 'x'"),
+        ("prompt=x", "prompt: must be a mapping such as {system: …}"),
+    ],
+)
+def test_what_is_allowed_is_said_in_words(override: str, words: str) -> None:
+    with pytest.raises(BadInput) as error:
+        load_experiment("smoke", [override])
+    assert words in str(error.value) and "^" not in str(error.value) and "hf_secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("engine", ["slurm", "kubernetes", "local"])
+def test_fields_of_another_engine(engine: str) -> None:
+    fields = {
+        "slurm": {"partition": "x", "extra": ["--exclusive"], "request_memory": False},
+        "kubernetes": {"namespace": "x", "labels": {"a": "b"}, "shm_gb": 3},
+        "": {"array_limit": 3, "max_minutes": 3, "gpu_types": {"A40": "a40"}, "lease_seconds": 9},
+    }
+    for owner, given in fields.items():
+        for field, value in given.items():
+            found = Cluster.model_validate({"name": "x", "engine": engine, field: value}).foreign()
+            assert found == (None if owner in ("", engine) else (field, owner.title())), field
+
+
+def test_a_program_has_no_options() -> None:
+    assert cluster(python="python3.11").python == "python3.11"
+    for python in ("-x", "python3 -x", "a;b"):
+        with pytest.raises(BadInput, match="python: must be an absolute path or a name on PATH"):
+            cluster(python=python)
+
+
 def test_paths_of_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     found = cluster(shared_root="~/openrs", python="~/venv/bin/python")
