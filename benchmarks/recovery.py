@@ -8,6 +8,8 @@ killed, by the ledger's and the metrics' clocks.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import shutil
 import tempfile
@@ -119,7 +121,8 @@ def overhead(runs: int, steps: int, home: Path) -> None:
         )
         os.environ.update(job.environment())
         Replay.keep, Replay.take = (keep, take) if survives else (lambda *_: None, lambda *_: None)  # type: ignore[method-assign, assignment]
-        code = train([str(job.stage_path)])
+        with contextlib.redirect_stdout(io.StringIO()):  # its metrics
+            code = train([str(job.stage_path)])
         if code:
             raise RuntimeError(f"training ended with code {code}")
         lines = list(read_lines(job.run.metrics))
