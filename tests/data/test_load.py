@@ -124,7 +124,8 @@ def test_a_gated_data_set_without_a_token_is_a_line(tmp_path: Path) -> None:
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
         server.shutdown()
     assert done.stdout == (
-        "data set Idavidrein/gpqa at main: the Hub gives it only to those who asked; accept its terms and set HF_TOKEN\n"
+        "data set Idavidrein/gpqa at 633f5ee89ab8ad4522a9f850766b73f62147ffdd: the Hub gives it only to those who asked; "
+        "accept its terms and set HF_TOKEN\n"
     )
 
 
