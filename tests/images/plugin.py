@@ -76,13 +76,14 @@ def locked() -> Iterator[None]:
         yield
 
 
-def run(*words: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """`openrs …` of this tree."""
+def run(*words: str | Path, cwd: Path = ROOT, stderr: int | None = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
+    """`openrs …` of this tree; what it says on the way is shown where `stderr` is None."""
     return subprocess.run(
         [*PRIVATE, sys.executable, "-m", "openrs", *map(str, words)],
         cwd=cwd,
         env={**os.environ, **ENVIRONMENT, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
         text=True,
         check=False,
     )
