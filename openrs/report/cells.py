@@ -57,15 +57,10 @@ class Found:
 
 
 NUMBERS = ("seconds", "completion_tokens", "truncated", "reasoned", "reasoned_accuracy")
-KINDS: dict[str, type] = {
-    "samples": list,
-    "source": dict,
-    "distributions": dict,
-    "sampling": dict,
-    "data": dict,
-    "model": dict,
-    "series": str,
-    "hardware": str,
+KINDS: dict[str, tuple[type, str]] = {
+    "samples": (list, "list"),
+    **dict.fromkeys(("source", "distributions", "sampling", "data", "model"), (dict, "mapping")),
+    **dict.fromkeys(("series", "hardware"), (str, "text")),
 }
 """What these fields of a cell are, where it has them; `NUMBERS` are numbers."""
 SHOWN = (*NUMBERS, "samples", "source", "distributions", "sampling")
@@ -102,12 +97,13 @@ def cell(content: Any, run: str) -> CellResult | str:
             return f"{name} is missing"
     score, step, n = number(content, "score"), content.get("step"), content["n"]
     if score is None or not 0 <= score <= 1 or n < 1 or not (step is None or type(step) is int):
-        return "score, n or step is no such thing"
-    there = {name for name, value in content.items() if value is not None}
-    wrong = [name for name in NUMBERS if name in there and number(content, name) is None]
-    wrong += [name for name, kind in KINDS.items() if name in there and not isinstance(content[name], kind)]
-    if wrong:
-        return f"{wrong[0]} is no such thing"
+        return "score is no share, n is below 1, or step is no whole number"
+    for name in NUMBERS:
+        if content.get(name) is not None and number(content, name) is None:
+            return f"{name} is no number"
+    for name, (expected, words) in KINDS.items():
+        if content.get(name) is not None and not isinstance(content[name], expected):
+            return f"{name} is no {words}"
     data, model = mapping(content, "data"), mapping(content, "model")
     known = whole(data, "problems") or 0
     problems = known if known > 0 else n

@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# torch and safetensors report a full disk in their own exception types.
+_DISK_FULL_WORDS = (
+    "No space left",
+    "Disk quota exceeded",
+    "File too large",
+    "PytorchStreamWriter failed",
+    "unexpected pos",
+)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether this, or what caused it, says that there is no room left on the disk."""
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, OSError) and chain.errno in _DISK_FULL:
+            return True
+        if any(words in str(chain) for words in _DISK_FULL_WORDS):
+            return True
+        chain = chain.__cause__ or chain.__context__
+    return False
 
 
 def write_atomic(
@@ -56,12 +80,15 @@ def read_object(path: Path) -> dict[str, Any] | None:
         return None
 
 
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+
+
 def _object(text: str | bytes) -> dict[str, Any] | None:
     """The JSON object in a text; None also for what openrs never writes: numbers without end, halves of characters."""
     try:
         text = text.decode() if isinstance(text, bytes) else text
         content = json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_whole)
-        if "\\ud" in text.lower():  # half of a pair, which no file and no page could hold
+        if _HALF.search(text):  # of a pair; neither a file nor a page could hold it
             json.dumps(content, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return None

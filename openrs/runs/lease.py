@@ -10,7 +10,6 @@ supervisor is frozen. Compare: Gray & Cheriton, "Leases", SOSP 1989.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import secrets
@@ -19,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from openrs.runs.files import clean, read_object, write_atomic
+from openrs.runs.files import clean, is_disk_full, read_object, write_atomic
 
 SAFE_SHARE = 0.6
 """Share of the time-to-live after which a holder that could not renew stops; the rest is for its ranks to die."""
@@ -117,7 +116,7 @@ class Lease:
         try:
             self._write(before_rename=self._still_in_time)
         except OSError as error:  # tried again, until it is too late
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if is_disk_full(error):
                 self._overwrite()
 
     @property

@@ -109,37 +109,9 @@ def _setup(line: str) -> str:
     return line
 
 
-class Cluster(Strict):
-    """A named profile. `slurm`, `k8s` and `local` are shipped; `openrs.toml` holds a user's own."""
+class SlurmFields(Strict):
+    """What only Slurm's engine reads (sbatch(1), slurm.conf(5))."""
 
-    name: Name
-    """Name of the profile."""
-    engine: Literal["slurm", "kubernetes", "local"]
-    """Which engine sends the jobs."""
-    shared_root: SharedDirectory | None = None
-    """Directory on the cluster's shared file system for run directories; by default they stand where `--runs` says."""
-    python: Program | None = None
-    """Python of the jobs; by default the one that runs `openrs submit`."""
-    setup: list[Annotated[Line, AfterValidator(_setup)]] = []
-    """Shell lines at the start of each job: modules, a virtual environment."""
-    environment: dict[EnvironmentName, Text] = {}
-    """Environment variables of every process of the jobs (the experiment's own come on top); never secrets."""
-    gpu_types: dict[Word, Word] = {}
-    """Translates an experiment's GPU type into this scheduler's word for it."""
-    max_minutes: Positive | None = None
-    """Longest wall time that the cluster grants; longer requests are cut to it and go on in the next attempt."""
-    array_limit: Positive = 1000
-    """Most tasks in one job array (Slurm: MaxArraySize - 1); more are cut into several arrays."""
-    array_parallel: Positive = 16
-    """Most tasks of an array that run at once."""
-    cells_per_task: Positive = 1
-    """Evaluation cells in one array task: loading a model costs more than a small cell."""
-    price_per_gpu_hour: Annotated[Number, Field(ge=0.0, le=1e6)] | None = None
-    """US dollars for one GPU for an hour, for the cost lines of `plan` and `status`."""
-    lease_seconds: Annotated[int, Field(ge=4, le=3600)] = 60
-    """Time-to-live of a run's lease: so long after a lost node a successor waits before it writes."""
-
-    # Slurm (sbatch(1), slurm.conf(5))
     partition: Word | None = None
     """Slurm: `--partition`; by default the cluster's default partition."""
     account: Word | None = None
@@ -170,16 +142,16 @@ class Cluster(Strict):
     extra: list[Annotated[Line, AfterValidator(_extra)]] = []
     """Slurm: free directives without `#SBATCH`, e.g. `--exclusive`; none that openrs sets itself."""
 
-    # Kubernetes
+
+class KubernetesFields(Strict):
+    """What only Kubernetes' engine reads."""
+
     namespace: DnsLabel | None = None
     """Kubernetes: namespace of the Jobs; by default that of the context."""
     kubeconfig: Program | None = None
     """Kubernetes: file with clusters, users and contexts; by default KUBECONFIG, else ~/.kube/config."""
     context: Word | None = None
     """Kubernetes: context of the kubeconfig; by default its current one."""
-    image: Image | None = None
-    """Kubernetes, and Slurm with `container`: image of the jobs, by digest (`…@sha256:…`): a tag may be another image tomorrow.
-    By default the `train` of images/pins.toml, once one is pinned there."""
     image_pull_secrets: list[ObjectName] = []
     """Kubernetes: Secrets with which the image is pulled."""
     volumes: list[Volume] = []
@@ -219,6 +191,41 @@ class Cluster(Strict):
     allow_old_server: bool = False
     """Kubernetes: send also to a server that drops fields which keep a run from being written by two trainers at once."""
 
+
+class Cluster(KubernetesFields, SlurmFields):
+    """A named profile. `slurm`, `k8s` and `local` are shipped; `openrs.toml` holds a user's own."""
+
+    name: Name
+    """Name of the profile."""
+    engine: Literal["slurm", "kubernetes", "local"]
+    """Which engine sends the jobs."""
+    shared_root: SharedDirectory | None = None
+    """Directory on the cluster's shared file system for run directories; by default they stand where `--runs` says."""
+    python: Program | None = None
+    """Python of the jobs; by default the one that runs `openrs submit`."""
+    setup: list[Annotated[Line, AfterValidator(_setup)]] = []
+    """Shell lines at the start of each job: modules, a virtual environment."""
+    environment: dict[EnvironmentName, Text] = {}
+    """Environment variables of every process of the jobs (the experiment's own come on top); never secrets."""
+    gpu_types: dict[Word, Word] = {}
+    """Translates an experiment's GPU type into this scheduler's word for it."""
+    max_minutes: Positive | None = None
+    """Longest wall time that the cluster grants; longer requests are cut to it and go on in the next attempt."""
+    array_limit: Positive = 1000
+    """Most tasks in one job array (Slurm: MaxArraySize - 1); more are cut into several arrays."""
+    array_parallel: Positive = 16
+    """Most tasks of an array that run at once."""
+    cells_per_task: Positive = 1
+    """Evaluation cells in one array task: loading a model costs more than a small cell."""
+    price_per_gpu_hour: Annotated[Number, Field(ge=0.0, le=1e6)] | None = None
+    """US dollars for one GPU for an hour, for the cost lines of `plan` and `status`."""
+    lease_seconds: Annotated[int, Field(ge=4, le=3600)] = 60
+    """Time-to-live of a run's lease: so long after a lost node a successor waits before it writes."""
+
+    image: Image | None = None
+    """Kubernetes, and Slurm with `container`: image of the jobs, by digest (`…@sha256:…`): a tag may be another image tomorrow.
+    By default the `train` of images/pins.toml, once one is pinned there."""
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         paths = [volume.path for volume in self.volumes]
@@ -231,18 +238,14 @@ class Cluster(Strict):
                     f"gpu_types.{name}: {word!r} is not Slurm's word for a GPU: letters, digits, '.', '_', '+' and '-'; how many "
                     f"is resources.gpus"
                 )
-        if self.container is not None and self.engine != "slurm":
-            raise ValueError(f"container: {self.container!r} is for Slurm; the engine is {self.engine}")
         if self.container is not None and self.shared_root is None:
             raise ValueError("shared_root: container needs one, where all nodes find the image and the run directories")
         return self
 
     def foreign(self) -> tuple[str, str] | None:
-        """A field that is set and belongs to another engine, and that engine's name; as the fields' descriptions say it."""
-        for name, info in type(self).model_fields.items():
-            owners = (info.description or "").partition(":")[0]
-            if not owners.startswith(("Slurm", "Kubernetes")) or self.engine.title() in owners:
-                continue
-            if getattr(self, name) != info.get_default(call_default_factory=True):
-                return name, " and ".join(engine for engine in ("Slurm", "Kubernetes") if engine in owners)
+        """A field that is set and that only another engine reads, and that engine's name."""
+        for engine, fields in (("slurm", SlurmFields), ("kubernetes", KubernetesFields)):
+            for name, info in fields.model_fields.items():
+                if engine != self.engine and getattr(self, name) != info.get_default(call_default_factory=True):
+                    return name, engine.title()
         return None

@@ -23,15 +23,16 @@ def explain(model: type[BaseModel], error: ValidationError) -> str:
     findings: list[Any] = sorted(error.errors(include_url=False), key=_rank)
     first = findings[0]
     if _rank(first) == 0:
-        return f"schema_version: written by a later openrs (schema {first['input']}, this one reads 1); upgrade openrs"
+        known = first["ctx"]["expected"]
+        return f"schema_version: written by a later openrs (schema {first['input']}, this one reads {known}); upgrade openrs"
     more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
     return " ".join((_said(model, first) + more).split())
 
 
 def _rank(finding: Any) -> int:
     """A later schema explains all else. A misspelt key also makes the right one missing: the unknown key is the cause."""
-    if finding["loc"] == ("schema_version",) and type(finding["input"]) is int and finding["input"] > 1:
-        return 0
+    if finding["loc"] == ("schema_version",) and finding["type"] == "literal_error" and type(finding["input"]) is int:
+        return 0 if finding["input"] > int(finding["ctx"]["expected"]) else 2
     return 1 if finding["type"] == "extra_forbidden" else 2
 
 

@@ -11,7 +11,6 @@ GB/s), and they guard against accidents, not against people who can write here a
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -37,15 +36,6 @@ READERS = 4
 
 _NAME = re.compile(r"^step-(\d{6,})$")
 _NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-# torch and safetensors report a full disk in their own exception types.
-_DISK_FULL_WORDS = (
-    "No space left",
-    "Disk quota exceeded",
-    "File too large",
-    "PytorchStreamWriter failed",
-    "unexpected pos",
-)
 
 
 class Invalid(Exception):
@@ -265,18 +255,6 @@ def prune(checkpoints: Path, newest: int, keep: int, always: list[int]) -> list[
         os.rename(checkpoints / f"step-{step:06d}", aside)
         shutil.rmtree(aside, ignore_errors=True)
     return removed
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Whether this, or what caused it, says that there is no room left on the disk."""
-    chain: BaseException | None = error
-    while chain is not None:
-        if isinstance(chain, OSError) and chain.errno in _DISK_FULL:
-            return True
-        if any(words in str(chain) for words in _DISK_FULL_WORDS):
-            return True
-        chain = chain.__cause__ or chain.__context__
-    return False
 
 
 def _entries(manifest: dict[str, Any]) -> dict[str, Entry]:

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from openrs.runs import completions as kept
 from openrs.runs.directory import RunDirectory
-from openrs.runs.files import append_line, read_lines, write_atomic
+from openrs.runs.files import append_line, is_disk_full, read_lines, write_atomic
 from openrs.spec.experiment import Experiment
-from openrs.training.checkpoint import is_disk_full
 
 if TYPE_CHECKING:  # they import torch; a session looks at the metrics file before it pays for that
     from openrs.training.learner import Learned

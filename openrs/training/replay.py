@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from openrs.runs.directory import RunDirectory
-from openrs.training.checkpoint import is_disk_full
+from openrs.runs.files import is_disk_full
 from openrs.training.journal import Journal, Missing, Unusable
 from openrs.training.observe import warn
 from openrs.training.phases import JOURNAL, phase

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
 from openrs.runs.directory import RunDirectory
+from openrs.runs.files import is_disk_full
 from openrs.runs.lease import LeaseLost
 from openrs.spec.canonical import canonical
 from openrs.spec.experiment import Experiment
@@ -34,11 +36,14 @@ class Saving:
         rank: Rank,
         ours: Identity,
         saved: int,
+        recorded: Callable[[], bool],
     ) -> None:
+        """`recorded` says on the first rank whether the metrics of all finished steps are on disk."""
         self._experiment, self._run, self._rank, self._ours = experiment, run, rank, ours
         self._due = Due(experiment.checkpoint, *history(run.ledger()))
         self._host = Host()
         self._save: Save | None = None
+        self._recorded = recorded
         self.saved = saved
         """The last step of which a checkpoint is there or under way."""
         self._count = 0
@@ -48,18 +53,17 @@ class Saving:
 
         Raises OSError where the run needs that checkpoint, and the first rank has found no room for the metrics before it.
         """
-        self.look()
         step = trainer.state.global_step
         needed = self._needed(step)
-        [due, behind] = self._agree([self._rank.rank == 0 and self._due.is_due(step), self._behind(trainer)])
+        [due, behind] = self._agree([self._rank.rank == 0 and self._due.is_due(step), self._behind()])
         if needed and behind:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._run.metrics))
         if needed or (due and not behind):
             self._begin(trainer, step)
 
-    def _behind(self, trainer: Any) -> bool:
+    def _behind(self) -> bool:
         """Whether there are steps that are not in the metrics: no checkpoint may be newer than they."""
-        return self._rank.rank == 0 and not trainer.recorded()
+        return self._rank.rank == 0 and not self._recorded()
 
     def finish(self, trainer: Any) -> None:
         """Saves the last finished step, if there is one that is not saved, and returns when it is on disk.
@@ -67,7 +71,7 @@ class Saving:
         After a second request to stop it returns at once: what is in the journal need not be saved.
         """
         step = trainer.state.global_step
-        [behind] = self._agree([self._behind(trainer)])
+        [behind] = self._agree([self._behind()])
         if step > self.saved and not behind and self._wait() and step > self.saved:
             self._begin(trainer, step)
         self._wait()
@@ -111,7 +115,7 @@ class Saving:
         return True
 
     def look(self) -> None:
-        """Notes how the save under way ended, once it has on all ranks.
+        """Notes how the save under way ended, once it has on all ranks. At the end of each step, before it is recorded.
 
         Raises what it failed with, unless that is a full disk and the run can do without that checkpoint.
         """
@@ -131,7 +135,7 @@ class Saving:
         save.abandon()
         self.saved = min(self.saved, save.step - 1)
         error = save.error
-        may_fail = not self._needed(save.step) and (error is None or checkpoint.is_disk_full(error))
+        may_fail = not self._needed(save.step) and (error is None or is_disk_full(error))
         [fatal] = self._agree([not may_fail])
         save.remove()  # nobody writes there any more
         if fatal:

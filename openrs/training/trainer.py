@@ -66,12 +66,13 @@ def train(
     args = arguments(experiment, run.checkpoints)
     generator = make_generator(experiment, model, tokenizer, rank, server)
     ours = checkpoint.Identity(stage.run, identity(experiment), rank.world)
-    saving = Saving(experiment, run, rank, ours, start.step if start else 0)
+    steps = observe.Steps(run, rank.check_lease)
+    saving = Saving(experiment, run, rank, ours, start.step if start else 0, steps.flush)
     replay = Replay(Journal(run.journal, ours, fingerprint(problems), rank), run)
     tracker = None
     if experiment.tracking is not None and rank.rank == 0:
         tracker = Tracker(experiment.tracking, experiment, stage.run, run.path)
-    trainer = Trainer(experiment, problems, run, rank, generator, saving, replay, tracker, args, model, tokenizer)
+    trainer = Trainer(experiment, problems, rank, generator, steps, saving, replay, tracker, args, model, tokenizer)
     trainer.watchdog.start()
     try:
         trainer.train(resume_from_checkpoint=str(start.path) if start else None)
@@ -126,9 +127,9 @@ class Trainer(TransformersTrainer):
         self,
         experiment: Experiment,
         problems: list[dict[str, str]],
-        run: RunDirectory,
         rank: Rank,
         generator: Generator,
+        steps: observe.Steps,
         saving: Saving,
         replay: Replay,
         tracker: Tracker | None,
@@ -136,10 +137,9 @@ class Trainer(TransformersTrainer):
         model: Any,
         tokenizer: Any,
     ) -> None:
-        self._experiment, self._run, self._rank = experiment, run, rank
-        self._saving, self._replay, self._tracker = saving, replay, tracker
+        self._experiment, self._rank = experiment, rank
+        self._steps, self._saving, self._replay, self._tracker = steps, saving, replay, tracker
         self._start = self._recorded = saving.saved
-        self._steps = observe.Steps(run, rank.check_lease)
         self._clock = Clock()
         recovery = experiment.recovery
         self.watchdog = Watchdog(recovery.stall_factor, 60 * recovery.stall_minutes)
@@ -288,10 +288,6 @@ class Trainer(TransformersTrainer):
             if self._tracker is not None:
                 self._tracker.log(record)
         self._recorded = step
-
-    def recorded(self) -> bool:
-        """Whether all finished steps are in the metrics, on the first rank; what has found no room is tried again."""
-        return self._steps.flush()
 
     def _agree_to_stop(self, left: bool) -> None:
         """Raises StopRequested on all ranks if any of them is asked to stop, or has `left` for it."""

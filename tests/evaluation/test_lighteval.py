@@ -173,6 +173,17 @@ def _remember(init: Callable[..., None], into: list[Any]) -> Callable[..., None]
     return wrapped
 
 
+def _preempt_first(engine: Any) -> Callable[..., bool]:
+    """The engine begins one completion anew, at its very beginning."""
+    ask = engine.has_unfinished_requests
+
+    def wrapped(self: Any) -> bool:
+        self.scheduler[0].num_cumulative_preemption = 1
+        return bool(ask(self))
+
+    return wrapped
+
+
 def test_vllm_is_started_once_and_every_answer_has_its_own_seed(
     data: Path, tmp_path: Path, run_task: Callable[[Job], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +192,7 @@ def test_vllm_is_started_once_and_every_answer_has_its_own_seed(
     engines: list[standin_vllm.Engine] = []
     stand_in = standin_vllm.install(monkeypatch)
     monkeypatch.setattr(standin_vllm.Engine, "__init__", _remember(standin_vllm.Engine.__init__, engines))
+    monkeypatch.setattr(standin_vllm.Engine, "has_unfinished_requests", _preempt_first(standin_vllm.Engine))
     monkeypatch.setattr("openrs.evaluation.entry.importlib.util.find_spec", lambda name: object())
     job = make_job(tmp_path / "run", spec(data, "evaluation.resources.gpus=1"), [None])
     assert run_task(job) == 0
@@ -189,7 +201,8 @@ def test_vllm_is_started_once_and_every_answer_has_its_own_seed(
     found = results(job)
     for one in found:
         check_cell(job, one)
-        assert one["engine"] == "vllm" and one["begun_anew"] == 0
+        assert one["engine"] == "vllm"
+    assert sorted(one["begun_anew"] for one in found) == [0] * (len(found) - 1) + [1], "each cell counts its own"
     seeds = [request.parameters.seed for request in engines[0].seen]
     assert len(seeds) == len(set(seeds)) == 30
     assert {request.parameters.temperature for request in engines[0].seen} == {0.8}

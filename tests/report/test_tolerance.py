@@ -166,4 +166,5 @@ def test_a_cell_with_a_field_of_another_kind_is_named_and_set_aside(
     said = openrs("report", "mine", "--json")
     (found,) = said.json["runs"]
     assert said.code == 0 and [one["checkpoint"] for one in found["results"]] == ["rev-0123456789ab"]
-    assert f"{field} is no such thing; set aside" in "\n".join(found["missing"])
+    kind = {"samples": "list", "data": "mapping", "model": "mapping", "hardware": "text"}.get(field, "number")
+    assert f"{field} is no {kind}; set aside" in "\n".join(found["missing"])

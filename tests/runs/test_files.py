@@ -1,4 +1,4 @@
-"""Lines that are added to a file: whole, or not there, whatever stands before them."""
+"""Lines that are added to a file: whole, or not there, whatever stands before them. And how a full disk is known."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from openrs.runs.files import append_line, read_lines
+from openrs.runs.files import append_line, is_disk_full, read_lines
 
 
 def test_a_cut_line_costs_nothing_but_itself(tmp_path: Path) -> None:
@@ -37,3 +37,20 @@ def test_a_line_without_room_leaves_the_file_as_it_was(
     with pytest.raises(OSError, match="No space"):
         append_line(path, {"event": "b"})
     assert path.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(28, "No space left on device"), True),
+        (OSError(122, "Disk quota exceeded"), True),
+        (RuntimeError("[enforce fail at inline_container.cc:603] . unexpected pos 704 vs 598"), True),
+        (OSError(13, "Permission denied"), False),
+        (ValueError("x"), False),
+    ],
+)
+def test_a_full_disk_is_known(error: Exception, expected: bool) -> None:
+    assert is_disk_full(error) is expected
+    wrapped = RuntimeError("while saving")
+    wrapped.__cause__ = error
+    assert is_disk_full(wrapped) is expected

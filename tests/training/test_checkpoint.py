@@ -162,23 +162,6 @@ def test_retention(tmp_path: Path) -> None:
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["notes", "step-000002", "step-000007"]
 
 
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (OSError(28, "No space left on device"), True),
-        (OSError(122, "Disk quota exceeded"), True),
-        (RuntimeError("[enforce fail at inline_container.cc:603] . unexpected pos 704 vs 598"), True),
-        (OSError(13, "Permission denied"), False),
-        (ValueError("x"), False),
-    ],
-)
-def test_a_full_disk_is_known(error: Exception, expected: bool) -> None:
-    assert checkpoint.is_disk_full(error) is expected
-    wrapped = RuntimeError("while saving")
-    wrapped.__cause__ = error
-    assert checkpoint.is_disk_full(wrapped) is expected
-
-
 def test_the_manifest_is_plain_json(tmp_path: Path) -> None:
     manifest = json.loads((save(tmp_path, 1) / "COMPLETE").read_text())
     write_atomic(tmp_path / "copy", json.dumps(manifest))

@@ -53,13 +53,17 @@ class Fleet:
         """(rank, step) → what its write raises."""
         self.errors: list[BaseException] = []
         self.step = 0
+        self.recorded = True
+        """Whether the metrics of all steps are on disk."""
         self.numbers = threading.local()
         monkeypatch.setattr("openrs.training.saving.every_rank", Meeting(world).every_rank)
         monkeypatch.setattr("openrs.training.saving.snapshot", self._snapshot)
         ours = checkpoint.Identity(OURS.run, OURS.trains, world)
         watch = Watch(self.lease.path, self.lease.nonce, TTL)
         self.ranks = [
-            Saving(self.experiment, self.run, Rank(number, world, 1, root / "stop", watch), ours, 0)
+            Saving(
+                self.experiment, self.run, Rank(number, world, 1, root / "stop", watch), ours, 0, lambda: self.recorded
+            )
             for number in range(world)
         ]
 
@@ -84,12 +88,12 @@ class Fleet:
         """Calls a method of every rank at the same time. Raises what one of them raises."""
         self.errors = []
 
-        trainer = SimpleNamespace(state=SimpleNamespace(global_step=self.step), recorded=lambda: True)
+        arguments = () if method == "look" else (SimpleNamespace(state=SimpleNamespace(global_step=self.step)),)
 
         def call(number: int) -> None:
             self.numbers.mine = number
             try:
-                getattr(self.ranks[number], method)(trainer)
+                getattr(self.ranks[number], method)(*arguments)
             except BaseException as error:
                 self.errors.append(error)
 
@@ -105,6 +109,7 @@ class Fleet:
     def steps(self, last: int) -> None:
         while self.step < last:
             self.step += 1
+            self.all("look")
             self.all("after_step")
 
     @property
@@ -159,6 +164,22 @@ def test_a_full_disk_on_any_rank_costs_a_checkpoint_and_nothing_else(
     fleet.all("finish")
     assert fleet.saved == [2, 6] and not list(fleet.run.checkpoints.glob(".*"))
     assert capsys.readouterr().err.count("warning: no room for the checkpoint of step 4") == 1
+
+
+def test_no_checkpoint_is_newer_than_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: int) -> None:
+    fleet = Fleet(tmp_path, monkeypatch, world, "evaluation.at_steps=[6]")
+    fleet.recorded = False
+    fleet.steps(3)
+    fleet.all("finish")
+    assert fleet.saved == []
+    fleet.recorded = True
+    fleet.steps(4)
+    fleet.all("finish")
+    assert fleet.saved[-1] == 4
+    fleet.recorded = False
+    with pytest.raises(OSError, match=r"No space left.*metrics\.jsonl"):
+        fleet.steps(6)
+    assert len(fleet.errors) == world, "no rank goes on alone"
 
 
 def test_without_a_checkpoint_that_is_evaluated_the_run_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

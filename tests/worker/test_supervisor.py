@@ -356,6 +356,8 @@ def test_another_type_of_gpu_is_refused_and_another_driver_recorded(
 
     have("NVIDIA A40, 550.1")
     assert start(path).code() == 1
+    (first,) = run_of(path).attempts("train")
+    assert (first["gpus"], len(first["hardware"]["gpus"])) == (0, 1), "what the job asked for, beside what the node has"
     have("NVIDIA A40, 560.2")
     assert start(path).code() == 1
     assert [event["differences"] for event in run_of(path).ledger() if event["event"] == "environment"] == [
