@@ -96,8 +96,12 @@ def cell(content: Any, run: str) -> CellResult | str:
         if type(content.get(name)) is not kind:
             return f"{name} is missing"
     score, step, n = number(content, "score"), content.get("step"), content["n"]
-    if score is None or not 0 <= score <= 1 or n < 1 or not (step is None or type(step) is int):
-        return "score is no share, n is below 1, or step is no whole number"
+    if score is None or not 0 <= score <= 1:
+        return "score is no share between 0 and 1"
+    if n < 1:
+        return "n is below 1"
+    if step is not None and type(step) is not int:
+        return "step is no whole number"
     for name in NUMBERS:
         if content.get(name) is not None and number(content, name) is None:
             return f"{name} is no number"

@@ -155,9 +155,10 @@ def test_the_best_of_several_loses_its_luck(tmp_path: Path) -> None:
     ("change", "why"),
     [
         ({"state": "running"}, "not a finished cell"),
-        ({"score": 1.5}, "score, n or step"),
-        ({"score": None}, "score, n or step"),
-        ({"n": 0}, "score, n or step"),
+        ({"score": 1.5}, "score is no share"),
+        ({"score": None}, "score is no share"),
+        ({"n": 0}, "n is below 1"),
+        ({"step": "50"}, "step is no whole number"),
         ({"seed": "0"}, "seed is missing"),
         ({"outcomes": [1, 0]}, "do not fit 30 problems"),
         ({"outcomes": [2] * 30}, "do not fit"),
