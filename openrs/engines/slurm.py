@@ -17,7 +17,7 @@ from openrs.engines.slurm_query import inspect, run, take_back
 from openrs.errors import BadInput
 from openrs.plan import Plan, Stage
 from openrs.resources import template
-from openrs.spec.cluster import Cluster
+from openrs.spec.cluster import SLURM_GPU_TYPE, Cluster
 from openrs.spec.experiment import Spec
 from openrs.worker.host import LAUNCHER
 
@@ -72,7 +72,13 @@ class SlurmEngine:
     def _directives(self, stage: Stage, plan: Plan, place: Place, grace: int) -> list[str]:
         """The `#SBATCH` options, in reading order."""
         cluster, resources = self.cluster, stage.resources
-        gpus = f"{resources.gpu_type}:{resources.gpus}" if resources.gpu_type else str(resources.gpus)
+        kind = resources.gpu_type
+        if kind is not None and not SLURM_GPU_TYPE.fullmatch(kind):
+            raise BadInput(
+                f"resources.gpu_type = {kind!r} (stage {stage.name}) is not Slurm's word for a GPU (`sinfo -o %G`); translate it "
+                f'in cluster {cluster.name}: gpu_types = {{"{kind}" = "a40"}}'
+            )
+        gpus = f"{kind}:{resources.gpus}" if kind else str(resources.gpus)
         pattern = "%A_%a" if stage.tasks is not None else "%j"
         logs = place.directory / "logs" / stage.name
         comment = f"openrs run={place.run} stage={stage.name} experiment={plan.experiment} spec={plan.hash}"

@@ -69,7 +69,7 @@ _OWN_OPTIONS = {
     "version": ("V", _NOTHING_SENT),
 }
 _BY_LETTER = {letter: name for name, (letter, _) in _OWN_OPTIONS.items() if letter}
-_GPU_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+SLURM_GPU_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _FLAGS = "HIkOsQv"
 """Short options without a value: others may follow in the same word."""
 
@@ -233,7 +233,7 @@ class Cluster(KubernetesFields, SlurmFields):
         if twice is not None:
             raise ValueError(f"volumes: two of them are mounted at {twice}")
         for name, word in self.gpu_types.items():
-            if self.engine == "slurm" and not _GPU_TYPE.fullmatch(word):
+            if self.engine == "slurm" and not SLURM_GPU_TYPE.fullmatch(word):
                 raise ValueError(
                     f"gpu_types.{name}: {word!r} is not Slurm's word for a GPU: letters, digits, '.', '_', '+' and '-'; how many "
                     f"is resources.gpus"

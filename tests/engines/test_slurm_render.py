@@ -208,6 +208,16 @@ def test_secrets_by_environment_are_refused_on_slurm() -> None:
         engine_for(SLURM).render(experiment, make_plan(experiment, SLURM), Place("r", Path("/runs/r")))
 
 
+@pytest.mark.parametrize("kind", ["a40:5,h100", "NVIDIA A40", "a40\\", "(null)"])
+def test_a_type_of_gpu_in_other_words_is_refused(kind: str) -> None:
+    experiment = load_experiment("exp3", [f"resources.gpu_type={kind}"])
+    with pytest.raises(BadInput, match=r"resources.gpu_type = .*is not Slurm's word.*gpu_types = "):
+        engine_for(SLURM).render(experiment, make_plan(experiment, SLURM), Place("r", Path("/runs/r")))
+    cluster = SLURM.model_copy(update={"gpu_types": {kind: "a40"}})
+    files = engine_for(cluster).render(experiment, make_plan(experiment, cluster), Place("r", Path("/runs/r"))).files
+    assert "#SBATCH --gres=gpu:a40:4\n" in files["train/job.sbatch"]
+
+
 @pytest.mark.parametrize(("minutes", "text"), [(1, "0-00:01:00"), (1440, "1-00:00:00"), (6045, "4-04:45:00")])
 def test_time(minutes: int, text: str) -> None:
     assert slurm_time(minutes) == text
