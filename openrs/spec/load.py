@@ -78,16 +78,17 @@ def apply_overrides(raw: dict[str, Any], overrides: list[str]) -> dict[str, Any]
         keys = key.split(".")
         if not equals or not key or "" in keys:
             raise BadInput(f"--set {shortened(override)!r}: write it as key.key=value, e.g. --set training.steps=20")
+        shown = shortened(key if key.isprintable() else ascii(key))
         if len(keys) > MAX_DEPTH:
-            raise BadInput(f"--set {shortened(key)}: more than {MAX_DEPTH} levels deep")
-        value = parse_yaml(_utf8(text), f"--set {shortened(key)}") if text else ""
-        value = anchor_paths({keys[-1]: value}, Path.cwd(), f"--set {shortened(key)}")[keys[-1]]
-        raw = _set(raw, keys, value, shortened(key))
+            raise BadInput(f"--set {shown}: more than {MAX_DEPTH} levels deep")
+        value = parse_yaml(_utf8(text), f"--set {shown}") if text else ""
+        value = anchor_paths({keys[-1]: value}, Path.cwd(), f"--set {shown}")[keys[-1]]
+        raw = _set(raw, keys, value, shown)
         if keys[-1] == "type":
             for earlier in done:
                 if len(earlier[0]) >= len(keys) and earlier[0][: len(keys) - 1] == keys[:-1] and earlier[0] != keys:
                     raw = _set(raw, *earlier)
-        done.append((keys, value, shortened(key)))
+        done.append((keys, value, shown))
     return raw
 
 

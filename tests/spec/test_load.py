@@ -143,6 +143,10 @@ def test_any_name_of_a_benchmark(name: str) -> None:
 @example(text="a=!!python/object/apply:os.getpid []")
 @example(text="training.steps=2001-12-14t21:59:43.10-05:00")
 @example(text="title=\ud800")
+@example(text="\n=:")
+@example(text="a\n=2001-12-14")
+@example(text="training\n.\r=1")
+@example(text="training.steps.\n=1")
 def test_no_override_breaks_the_program(text: str) -> None:
     told = ""
     try:
