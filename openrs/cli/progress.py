@@ -76,6 +76,8 @@ class Observer:
                     f"run {lost[0]}: not complete, and the scheduler no longer knows it; `openrs logs {lost[0]}` shows its end"
                 )
             )
+        else:
+            self._knows.works()
         self._last = found
         return found
 

@@ -208,6 +208,24 @@ def test_watching_a_run_that_nobody_knows_ends(
     assert said.code == 1 and "no longer knows it" in said.err
 
 
+def test_watching_outlasts_a_scheduler_that_forgets_for_a_moment(
+    openrs: Openrs, scheduler: Scheduler, record: Record
+) -> None:
+    """As where the accounting does not know a job yet that the controller has finished."""
+
+    def forgets(query: int) -> None:
+        known = JobState.UNKNOWN if query == 2 else JobState.RUNNING
+        scheduler.set(base=known, train=known, eval=known)
+        if query == 4:
+            finish(record, ALL)
+            scheduler.set(base=JobState.SUCCEEDED, train=JobState.SUCCEEDED, eval=JobState.SUCCEEDED)
+
+    scheduler.queries.clear()
+    scheduler.on_query = forgets
+    said = openrs("status", "mine", "--watch")
+    assert said.code == 0 and "no longer knows it" in said.err and "trying again for 5 min" in said.err
+
+
 def submit_watched(
     openrs: Openrs, scheduler: Scheduler, workdir: Path, *options: str, end: dict[str, JobInfo]
 ) -> tuple[int, str, str]:

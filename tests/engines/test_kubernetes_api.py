@@ -10,7 +10,9 @@ import json
 import subprocess
 import sys
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
+from hashlib import sha1
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,7 +21,7 @@ import pytest
 import yaml
 
 from openrs import launch
-from openrs.engines import LogGone, NodeAway
+from openrs.engines import LogGone, NodeAway, Place
 from openrs.engines.kubernetes import logs
 from openrs.engines.kubernetes.api import Api, Refused
 from openrs.engines.kubernetes.manifest import KUEUE_QUEUE
@@ -123,6 +125,8 @@ class Server(BaseHTTPRequestHandler):
     page: ClassVar[bytes | None] = None
     refuses: ClassVar[tuple[str, ...]] = ()
     asked: ClassVar[list[str]] = []
+    dies: ClassVar[bool] = False
+    """In the middle of an answer, as one that is restarted."""
 
     def do_GET(self) -> None:
         self._answer(self.version if self.path == "/version" else {"items": []})
@@ -148,7 +152,7 @@ class Server(BaseHTTPRequestHandler):
         self.asked.append(f"{self.command} {self.path}")
         body = json.dumps(content).encode() if self.page is None else self.page
         self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(len(body) + 100 * self.dies))
         self.end_headers()
         self.wfile.write(body)
 
@@ -222,6 +226,40 @@ def test_a_proxy_that_answers_instead(fake: tuple[type[Server], Cluster], tmp_pa
     for page in (b"<html>Log in</html>", b"[]", b"{}", b'{"major": "one", "minor": null}'):
         server.page = page
         assert "what answers there is no Kubernetes API server" in refusal(cluster, tmp_path)
+
+
+def test_a_server_that_dies_in_mid_answer(fake: tuple[type[Server], Cluster]) -> None:
+    server, cluster = fake
+    server.dies, api = True, Api.of(cluster)
+    for ask in (lambda: api.find("jobs"), lambda: api.log("p")):
+        with pytest.raises(OpenRSError, match="the API server does not answer"):
+            ask()
+
+
+@pytest.mark.parametrize("frame", [b"", b"\x82\x7e\x10\x00\x01some of an archive", b"\xff\xff"])
+def test_a_connection_that_breaks_in_mid_pull(frame: bytes, fake: tuple[type[Server], Cluster], tmp_path: Path) -> None:
+    """A frame of RFC 6455 that is cut, or none."""
+    server, cluster = fake
+
+    def upgrade(self: Server) -> None:
+        if "/exec" not in self.path:
+            return self._answer({"items": [{"metadata": {"name": "p"}}]})
+        accepted = sha1((self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").encode()).digest()
+        self.send_response(101)
+        for name, value in (
+            ("Upgrade", "websocket"),
+            ("Connection", "Upgrade"),
+            ("Sec-WebSocket-Accept", b64encode(accepted).decode()),
+            ("Sec-WebSocket-Protocol", "v4.channel.k8s.io"),
+        ):
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(frame)
+        self.close_connection = True
+
+    server.do_GET = upgrade  # type: ignore[method-assign]
+    with pytest.raises(OpenRSError, match="pod p broke off while it was read"):
+        logs.pull(Api.of(cluster), cluster, Place("broken", tmp_path / "run"), tmp_path / "here")
 
 
 def test_what_cannot_be_taken_back_is_named(fake: tuple[type[Server], Cluster], tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def test_logs_follow_through_a_server_that_restarts_and_a_pod_that_is_replaced(k
         out, err = follower.communicate(timeout=420)
     finally:
         follower.kill()
-    assert follower.returncode == 0
+    assert follower.returncode == 0, err
     printed = steps_printed(out)
     assert len(printed) == len(set(printed))  # none twice
     assert [step for _, step in printed if step == 40] == [40]

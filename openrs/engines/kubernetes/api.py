@@ -127,8 +127,8 @@ class Api:
 
     def log(self, pod: str, **query: Any) -> str:
         """What openrs's container of a pod printed, as text. `query`: parameters of the log subresource."""
-        response = self._send("GET", f"{self.path('pods', pod)}/log", {"container": CONTAINER, **query})
-        return str(response.data.decode(errors="replace"))
+        content = self._send("GET", f"{self.path('pods', pod)}/log", {"container": CONTAINER, **query})
+        return content.decode(errors="replace")
 
     def version(self) -> tuple[int, int]:
         """Major and minor version of the server."""
@@ -153,7 +153,7 @@ class Api:
     ) -> Object:
         """One request; the answer's JSON."""
         try:
-            content = json.loads(self._send(method, path, query, body, content_type).data)
+            content = json.loads(self._send(method, path, query, body, content_type))
         except ValueError:  # a proxy's page, say
             content = None
         if not isinstance(content, dict):
@@ -167,12 +167,12 @@ class Api:
         query: Object | None = None,
         body: Object | None = None,
         content_type: str = "application/json",
-    ) -> Any:
+    ) -> bytes:
         from kubernetes.client import ApiException
         from urllib3.exceptions import HTTPError
 
         try:
-            return self.client.call_api(
+            response = self.client.call_api(
                 path,
                 method,
                 query_params=list((query or {}).items()),
@@ -183,6 +183,8 @@ class Api:
                 _return_http_data_only=True,
                 _request_timeout=TIMEOUT_SECONDS,
             )
+            content: bytes = response.data  # read now: the server may die before all of it has come
+            return content
         except ApiException as error:
             raise self._refusal(error, method, path) from None
         except (HTTPError, OSError) as error:  # the latter: a certificate that is none

@@ -113,6 +113,7 @@ def _archive(api: Api, pod: str, cluster: Cluster, place: Place) -> Iterator[byt
     """The bytes of a tar archive of the run directory. Raises OpenRSError where it did not come whole."""
     from kubernetes.client import ApiException, CoreV1Api
     from kubernetes.stream import stream
+    from websocket import WebSocketException
 
     command = [cluster.python or "python3", "-m", "openrs.worker.archive", str(place.directory)]
     try:
@@ -144,6 +145,8 @@ def _archive(api: Api, pod: str, cluster: Cluster, place: Place) -> Iterator[byt
         if answer.peek_stdout():  # what came with the last of standard error
             yield answer.read_stdout()
         code = _exit_code(answer)
+    except (WebSocketException, OSError):
+        code = None
     finally:
         answer.close()
     if code != 0:
