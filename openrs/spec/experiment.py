@@ -29,10 +29,11 @@ class Training(Strict):
     completions_per_prompt: Annotated[int, Field(ge=2, le=1024)]
     """G, the size of a group."""
     micro_batch: Positive
-    """Most completions in one forward and backward pass on one rank; with loss `bnpo` exactly so many, in their order."""
+    """Most completions in one forward and backward pass on one rank; with loss `bnpo` also those, in their order, whose
+    tokens divide a token's cost."""
     micro_batch_tokens: Positive | None = None
     """Most tokens, prompts and padding included, in one forward and backward pass on one rank. Nothing but memory and
-    rounding depends on it. Not with loss `bnpo`."""
+    rounding depends on it."""
     loss: Literal["dapo", "bnpo", "grpo", "dr_grpo"] = "dapo"
     """What a token's cost is divided by. `dapo`: the tokens of the whole step (arXiv 2503.14476); `bnpo`: those of its
     micro-batch, as TRL 0.16.1; `grpo`: those of its completion (arXiv 2402.03300); `dr_grpo`: `sampling.max_new_tokens`
@@ -231,11 +232,6 @@ class Experiment(Strict):
             raise ValueError(
                 f"training.micro_batch = {training.micro_batch} does not divide the {self.completions_per_rank} completions of a "
                 f"rank and step, and training.loss bnpo means equal micro-batches"
-            )
-        if training.loss == "bnpo" and training.micro_batch_tokens is not None:
-            raise ValueError(
-                "training.micro_batch_tokens: the value of training.loss bnpo depends on who shares a micro-batch; "
-                "leave it out, or use another loss"
             )
         if training.micro_batch_tokens is not None and training.micro_batch_tokens < self.window:
             raise ValueError(

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
-def in_order(count: int, size: int) -> list[list[int]]:
-    """The indices below `count` in their order, `size` a pass."""
-    return [list(range(first, min(first + size, count))) for first in range(0, count, size)]
-
-
-def by_length(lengths: Sequence[int], size: int, tokens: int | None, padded: bool) -> list[list[int]]:
-    """Indices of sequences, the longest first, at most `size` and about `tokens` tokens a pass.
+def by_length(
+    chosen: Iterable[int], lengths: Sequence[int], size: int, tokens: int | None, padded: bool
+) -> list[list[int]]:
+    """The chosen indices of sequences, the longest first, at most `size` and about `tokens` tokens a pass.
 
     Padding counts where there is any (`padded`). A sequence longer than `tokens` has a pass of its own.
     """
-    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     passes: list[list[int]] = []
-    for index in order:
+    for index in sorted(chosen, key=lambda index: -lengths[index]):
         if passes and len(passes[-1]) < size:
             last = [*passes[-1], index]
             held = lengths[last[0]] * len(last) if padded else sum(lengths[one] for one in last)

@@ -31,9 +31,9 @@ class Learned:
     finite: bool
     """Whether the loss is finite on every rank."""
     passes: int
-    """Micro-batches."""
+    """Micro-batches that had a gradient."""
     tokens: int
-    """Of this rank's completions."""
+    """Of this rank's completions that are learned from."""
     entropy: float
     """Sum over these tokens, in nats."""
     clipped: int
@@ -67,15 +67,17 @@ class Learner:
         lengths = [len(one.ids) for one in completions]
         counted = [one.finished or not training.mask_truncated for one in completions]
         advantages = advantages_of(rewards_of(rollout, self._experiment), training.scale_rewards).flatten().tolist()
-        passes, size = self._passes(model, prompts, lengths, counted)
+        weights = token_weights(training, lengths, counted, self._step_size(lengths, counted))
+        # The rest has no gradient, and is left out.
+        moving = [i for i, weight in enumerate(weights) if weight and (training.beta or advantages[i])]
+        passes, idle = self._passes(model, moving, prompts, lengths)
         temperature = training.logprob_temperature or sampling.temperature
         loss, finite = torch.zeros((), device=model.device), True
         entropy = kl = torch.zeros((), device=model.device)
         clipped = 0
-        for number, indices in enumerate(passes):
+        for number, indices in enumerate([*passes, *idle], start=1):
             chosen = [prompts[i] for i in indices], [completions[i].ids for i in indices]
             held = [lengths[i] for i in indices]
-            weights = token_weights(training.loss, held, [counted[i] for i in indices], size)
             with autocast():
                 stats = token_stats(model, *chosen, temperature)
                 reference = None
@@ -91,40 +93,46 @@ class Learner:
                 stats.logps,
                 reference,
                 spread([advantages[i] for i in indices]),
-                spread([world * weight for weight in weights]),
+                spread([world * weights[i] for i in indices]),
                 training,
             )
             finite = finite and math.isfinite(part.loss.item())
-            backward(part.loss, number == len(passes) - 1)
-            loss, entropy, kl = loss + part.loss.detach(), entropy + stats.entropy.sum(), kl + part.kl
-            clipped += int(part.clipped)
+            backward(part.loss, number == len(passes) + len(idle))
+            if number <= len(passes):
+                loss, entropy, kl = loss + part.loss.detach(), entropy + stats.entropy.sum(), kl + part.kl
+                clipped += int(part.clipped)
         return Learned(
             loss=loss,
             finite=not any_rank(self._rank, not finite),
             passes=len(passes),
-            tokens=sum(lengths),
+            tokens=sum(lengths[i] for i in moving),
             entropy=entropy.item(),
             clipped=clipped,
             kl=None if self._reference is None else kl.item(),
         )
 
     def _passes(
-        self, model: Any, prompts: list[list[int]], lengths: list[int], counted: list[bool]
-    ) -> tuple[list[list[int]], StepSize]:
-        """The micro-batches of this rank, as many as every other rank's, and the size of the whole step."""
+        self, model: Any, moving: list[int], prompts: list[list[int]], lengths: list[int]
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        """The micro-batches of this rank's completions that have a gradient, and those that only keep step.
+
+        All ranks make as many backward passes, one at least: a rank that has too few completions with a gradient takes
+        its shortest others.
+        """
         training = self._experiment.training
-        if training.loss == "bnpo":  # its value depends on who shares a micro-batch: as they come
-            mine = batches.in_order(len(lengths), training.micro_batch)
-        else:
-            whole = [len(prompt) + length for prompt, length in zip(prompts, lengths, strict=True)]
-            padded = model.config._attn_implementation != "flash_attention_2"
-            mine = batches.by_length(whole, training.micro_batch, training.micro_batch_tokens, padded)
+        whole = [len(prompt) + length for prompt, length in zip(prompts, lengths, strict=True)]
+        padded = model.config._attn_implementation != "flash_attention_2"
+        passes = batches.by_length(moving, whole, training.micro_batch, training.micro_batch_tokens, padded)
+        count = max(1, *every_rank(self._rank, len(passes)))
+        rest = sorted(set(range(len(whole))) - set(moving), key=lambda i: whole[i])
+        idle = [[i] for i in rest[: max(0, count - len(moving))]]
+        return batches.in_passes(passes, count - len(idle)), idle
+
+    def _step_size(self, lengths: list[int], counted: list[bool]) -> StepSize:
         tokens = sum(length for length, counts in zip(lengths, counted, strict=True) if counts)
-        facts = every_rank(self._rank, (len(lengths), tokens, len(mine)))
-        mine = batches.in_passes(mine, max(passes for _, _, passes in facts))
-        return mine, StepSize(
-            completions=sum(completions for completions, _, _ in facts),
-            tokens=max(1, sum(tokens for _, tokens, _ in facts)),
-            passes=len(mine) * self._rank.world,
+        facts = every_rank(self._rank, (len(lengths), tokens))
+        return StepSize(
+            completions=sum(completions for completions, _ in facts),
+            tokens=max(1, sum(tokens for _, tokens in facts)),
             longest=self._experiment.sampling.max_new_tokens,
         )

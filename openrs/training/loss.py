@@ -29,22 +29,24 @@ class StepSize:
     completions: int
     tokens: int
     """Of the completions that count."""
-    passes: int
-    """Micro-batches."""
     longest: int
     """Tokens that a completion may have."""
 
 
-def token_weights(kind: str, lengths: Sequence[int], counted: Sequence[bool], size: StepSize) -> list[float]:
-    """w(i) of the completions of one micro-batch; 0 where they do not count. `lengths` in tokens."""
-    here = sum(length for length, counts in zip(lengths, counted, strict=True) if counts)
+def token_weights(training: Training, lengths: Sequence[int], counted: Sequence[bool], size: StepSize) -> list[float]:
+    """w(i) of the completions of one rank; 0 where they do not count. `lengths` in tokens.
+
+    The micro-batches of `bnpo` are `training.micro_batch` completions in their order, however they are computed.
+    """
+    each = training.micro_batch
+    kept = [length if counts else 0 for length, counts in zip(lengths, counted, strict=True)]
     weights = {
-        "dapo": lambda length: 1.0 / size.tokens,
-        "bnpo": lambda length: 1.0 / (here * size.passes),
-        "grpo": lambda length: 1.0 / (length * size.completions),
-        "dr_grpo": lambda length: 1.0 / (size.longest * size.completions),
+        "dapo": lambda i: 1.0 / size.tokens,
+        "bnpo": lambda i: each / (sum(kept[i - i % each : i - i % each + each]) * size.completions),
+        "grpo": lambda i: 1.0 / (lengths[i] * size.completions),
+        "dr_grpo": lambda i: 1.0 / (size.longest * size.completions),
     }
-    return [weights[kind](length) if counts else 0.0 for length, counts in zip(lengths, counted, strict=True)]
+    return [weights[training.loss](i) if counts else 0.0 for i, counts in enumerate(counted)]
 
 
 class Loss(NamedTuple):

@@ -50,7 +50,7 @@ Sums = dict[str, tuple[float, int]]
 
 def rank_stats(rollout: Rollout, learned: Learned, experiment: Experiment) -> Sums:
     """What one rank's part of a step adds to the step's means."""
-    from openrs.training.rollout import rewards_of
+    from openrs.training.rollout import equal_rewards, rewards_of
 
     totals = rewards_of(rollout, experiment)
     deviations = totals.std(dim=1)
@@ -58,7 +58,7 @@ def rank_stats(rollout: Rollout, learned: Learned, experiment: Experiment) -> Su
     stats: Sums = {
         "reward": (totals.sum().item(), totals.numel()),
         "reward_std": (deviations.sum().item(), len(deviations)),
-        "zero_variance": (float((totals == totals[:, :1]).all(dim=1).sum()), len(deviations)),
+        "zero_variance": (float(equal_rewards(totals).sum()), len(deviations)),
         "completion_tokens": (float(sum(len(one.ids) for one in completions)), len(completions)),
         "truncated": (float(sum(not one.finished for one in completions)), len(completions)),
         "entropy": (learned.entropy, learned.tokens),

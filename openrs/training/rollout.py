@@ -166,10 +166,17 @@ def rewards_of(rollout: Rollout, experiment: Experiment) -> torch.Tensor:
     )
 
 
+def equal_rewards(rewards: torch.Tensor) -> torch.Tensor:
+    """Whether all completions of a group have the same reward, so that there is nothing to learn; groups."""
+    return (rewards == rewards[:, :1]).all(dim=1)
+
+
 def advantages_of(rewards: torch.Tensor, scale: bool) -> torch.Tensor:
     """Each reward less its group's mean, and divided by its group's standard deviation if `scale`; same shape.
 
-    The standard deviation is the sample's (n − 1), as in TRL.
+    The standard deviation is the sample's (n − 1), as in TRL. Equal rewards have no advantage, not even the rounding of
+    their mean.
     """
     centred = rewards - rewards.mean(dim=1, keepdim=True)
+    centred = centred.masked_fill(equal_rewards(rewards).unsqueeze(1), 0.0)
     return centred / (rewards.std(dim=1, keepdim=True) + STD_EPSILON) if scale else centred

@@ -6,6 +6,7 @@ A fake only in that nothing is executed anew: the supervisor, the ranks, their s
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -60,6 +61,7 @@ def spawn(self: Ranks, name: str, role: str, command: list[str], environment: di
     code = 1
     try:
         os.setpgid(0, 0)
+        gc.freeze()  # what earlier tests left may have threads, which only the parent can end
         child_setup(parent)()
         _print_to(log)
         os.environ.clear()
@@ -110,6 +112,7 @@ class ForkEngine:
             code = 1
             try:
                 os.setpgid(0, 0)
+                gc.freeze()
                 _let_go_of_locks()
                 _print_to(artifacts.place.directory / "logs" / "supervisor.out")
                 stop = StopRequest()

@@ -48,7 +48,7 @@ def model(base: Any) -> Any:
     return moved
 
 
-def rollout() -> Rollout:
+def rollout(scores: list[list[float]] = SCORES) -> Rollout:
     """Two groups of four completions of several lengths; two of them were cut."""
     generator = torch.Generator().manual_seed(0)
     groups = [
@@ -61,9 +61,9 @@ def rollout() -> Rollout:
                 )
                 for length in lengths
             ],
-            scores={"accuracy": [*scores], "format": [None] * 4},
+            scores={"accuracy": [*judged], "format": [None] * 4},
         )
-        for row, (prompt, lengths, scores) in enumerate(zip(PROMPTS, LENGTHS, SCORES, strict=True))
+        for row, (prompt, lengths, judged) in enumerate(zip(PROMPTS, LENGTHS, scores, strict=True))
     ]
     return Rollout(0, groups, {})
 
@@ -78,11 +78,13 @@ def experiment(*overrides: str) -> Experiment:
     )
 
 
-def learned(spec: Experiment, model: Any, base: Any) -> tuple[Learned, list[torch.Tensor]]:
+def learned(
+    spec: Experiment, model: Any, base: Any, scores: list[list[float]] = SCORES
+) -> tuple[Learned, list[torch.Tensor]]:
     """What the learner finds, and the gradients that it leaves."""
     model.zero_grad()
     learner = Learner(spec, base, RANK)
-    result = learner.learn(model, rollout(), contextlib.nullcontext, lambda loss, last: loss.backward())
+    result = learner.learn(model, rollout(scores), contextlib.nullcontext, lambda loss, last: loss.backward())
     return result, [parameter.grad.clone() for parameter in model.parameters()]
 
 
@@ -92,11 +94,13 @@ def plain_logps(model: Any, prompt: list[int], ids: list[int], temperature: floa
     return torch.log_softmax(logits.float(), dim=-1)[range(len(ids)), ids]
 
 
-def by_formula(spec: Experiment, model: Any, base: Any) -> tuple[float, list[torch.Tensor]]:
+def by_formula(
+    spec: Experiment, model: Any, base: Any, judged: list[list[float]] = SCORES
+) -> tuple[float, list[torch.Tensor]]:
     """Loss and gradients as the papers write them, sequence by sequence."""
     training, total = spec.training, torch.zeros(())
     temperature = training.logprob_temperature or spec.sampling.temperature
-    scores = torch.tensor(SCORES)
+    scores = torch.tensor(judged)
     advantages = scores - scores.mean(1, keepdim=True)
     if training.scale_rewards:
         advantages = advantages / (scores.std(1, keepdim=True) + 1e-4)
@@ -153,9 +157,32 @@ def test_the_gradient_is_the_formulas(changes: list[str], model: Any, base: Any)
     result, gradients = learned(spec, model, base)
     loss, expected = by_formula(spec, model, base)
     assert result.loss.item() == pytest.approx(loss, rel=1e-4, abs=1e-6) and result.finite
-    assert result.clipped == 0 and result.tokens == sum(map(sum, LENGTHS)) and result.entropy > 0
+    cut = 13 if spec.training.mask_truncated else 0
+    assert result.clipped == 0 and result.tokens == 43 - cut and result.entropy > 0
     assert (result.kl is None) == (spec.training.beta == 0) and (result.kl is None or result.kl > 0)
     close(gradients, expected)
+
+
+@pytest.mark.parametrize("loss", ["dapo", "grpo", "dr_grpo", "bnpo"])
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_group_of_equal_rewards_is_left_out(loss: str, first: int, model: Any, base: Any) -> None:
+    """Where nothing draws it to the reference model it has no gradient, but still counts in what tokens are divided by."""
+    scores = [[0.7] * 4, [0.0, 0.0, 1.0, 0.5]]
+    scores = scores if first == 0 else scores[::-1]
+    spec = experiment(f"training.loss={loss}", "training.micro_batch=2", "training.beta=0.0")
+    result, gradients = learned(spec, model, base, scores)
+    value, expected = by_formula(spec, model, base, scores)
+    assert (result.passes, result.tokens) == (2, sum(LENGTHS[1 - first]))
+    assert result.loss.item() == pytest.approx(value, rel=1e-4, abs=1e-6)
+    close(gradients, expected)
+    kept = learned(experiment("training.beta=0.04", "training.micro_batch=2"), model, base, scores)[0]
+    assert (kept.passes, kept.tokens) == (4, 43)
+
+
+def test_a_step_of_equal_rewards_moves_nothing(model: Any, base: Any) -> None:
+    result, gradients = learned(experiment("training.beta=0.0"), model, base, [[0.1] * 4, [0.7] * 4])
+    assert (result.passes, result.tokens, result.entropy, result.loss.item()) == (0, 0, 0.0, 0.0)
+    assert all(not gradient.any() for gradient in gradients)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.04])
