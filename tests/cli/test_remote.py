@@ -201,6 +201,22 @@ def test_follow_says_what_is_lost_with_a_pod(
     )
 
 
+def test_follow_a_pod_that_goes_as_its_stage_ends(openrs: Openrs, scheduler: Scheduler, record: Record) -> None:
+    """It was deleted, and was done before that reached it."""
+
+    def time_passes(query: int) -> None:
+        if query == 3:
+            scheduler.pods.clear()
+            scheduler.set(train=JobState.SUCCEEDED)
+
+    scheduler.queries.clear()
+    scheduler.pods = [Pod("only", TRAIN, lines=[start(1)])]
+    scheduler.on_query = time_passes
+    said = openrs("logs", "mine", "train", "-f")
+    assert said.code == 0 and "attempt-1/only" in said.out and "pod only is gone" in said.err
+    assert said.err.count("\n") == 1
+
+
 def test_follow_a_run_through_its_stages(openrs: Openrs, scheduler: Scheduler, record: Record) -> None:
     scheduler.set(base=JobState.RUNNING)
     base, train = Pod("base", "1-base", 0, lines=[start(1, "base-0")]), Pod("train", TRAIN, lines=[start(1)])

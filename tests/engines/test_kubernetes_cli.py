@@ -74,10 +74,10 @@ class Client:
         found: dict[str, Any] = json.loads(self.call("status", run, "--json")[0])["runs"][0]
         return found
 
-    def until(self, run: str, step: int, seconds: float = 180) -> None:
-        """Waits for a training step."""
+    def until(self, run: str, number: int, seconds: float = 180, count: str = "step") -> None:
+        """Waits for a training step, or for that many `attempts`."""
         deadline = time.monotonic() + seconds
-        while (state := self.state(run))["step"] < step:
+        while (state := self.state(run))[count] < number:
             assert time.monotonic() < deadline, state
             time.sleep(0.5)
 
@@ -176,6 +176,7 @@ def test_logs_follow_through_a_server_that_restarts_and_a_pod_that_is_replaced(k
             "openrs.dev/run=follow,openrs.dev/stage=train",
             "--wait=false",
         )
+        client.until("follow", 2, count="attempts")  # a kubelet takes its time after a restart of the server
         pace("follow", 0)
         out, err = follower.communicate(timeout=420)
     finally:
