@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from openrs.runs.record import load
 from tests.integration.cells import done, finished
 from tests.integration.test_slurm_smoke import User
 from tests.testbed.slurm import SlurmBed
@@ -132,19 +133,25 @@ def test_60_cells(user: User, problem_sets: Path) -> None:
 def test_cells_go_out_from_the_training_job_as_checkpoints_land(user: User) -> None:
     """Nobody watches: the training job itself sends the first checkpoint's cells while it goes on."""
     run = "landing"
-    options = ["training.steps=90", "checkpoint.every_steps=30", "evaluation.at_steps=[5,90]", "evaluation.base=false"]
+    options = [
+        "training.steps=200",
+        "checkpoint.every_steps=50",
+        "evaluation.at_steps=[5,200]",
+        "evaluation.base=false",
+    ]
     words = [word for value in (*options, "evaluation.benchmarks.0.data.count=30") for word in ("--set", value)]
     user.openrs("submit", "smoke", "--cluster", "bed", "--run", run, "--as-they-land", *words)
     assert [stage["name"] for stage in user.status(run)["stages"]] == ["train"]
     user.wait_for_end(run)
-    assert [stage["name"] for stage in user.status(run)["stages"]] == ["train", "eval-000005", "eval-000090"]
+    assert [stage["name"] for stage in user.status(run)["stages"]] == ["train", "eval-000005", "eval-000200"]
     directory = user.home / "runs" / run
-    assert {cell["step"]: cell["n"] for cell in done(directory).values()} == {5: 30, 90: 30}
-    (first,) = user.starts(run, "eval-000005")
+    assert {cell["step"]: cell["n"] for cell in done(directory).values()} == {5: 30, 200: 30}
+    first = load(user.home / "runs", run).submissions[1]
     ends = [
         event["time"]
         for file in (directory / "ledger").glob("train-*")
         for event in map(json.loads, file.read_text().splitlines())
         if event["event"] == "end"
     ]
-    assert first["time"] < max(ends), "while it was training"
+    assert [stage.name for stage in first.stages] == ["eval-000005"]
+    assert first.time < max(ends), "while it was training"
