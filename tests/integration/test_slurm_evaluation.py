@@ -90,12 +90,16 @@ def test_60_cells(user: User, problem_sets: Path) -> None:
         killed = user.wait(lambda: worker_on(int(survivors[0])), 120, "a worker")
         os.kill(killed, signal.SIGSTOP)
         bed.kill_node(node, notice=True)
+        assert len(done(directory)) < total, "in the middle"
+        os.kill(killed, signal.SIGKILL)
+        bed.start_node(node)
     else:
+        gone = worker_on(int(first))
         bed.kill_node(node, notice=True)
-        killed = user.wait(lambda: worker_on(0), 300, "a worker")
-    assert len(done(directory)) < total, "in the middle"
-    os.kill(killed, signal.SIGKILL)
-    bed.start_node(node)
+        bed.start_node(node)
+        killed = user.wait(lambda: pid if (pid := worker_on(int(first))) != gone else None, 300, "another worker")
+        assert len(done(directory)) < total, "in the middle"
+        os.kill(killed, signal.SIGKILL)
     user.wait_for_end(run, "FAILED", timeout=900)
     states = {row["State"].split()[0] for row in bed.records(handle)}
     assert {"NODE_FAIL", "FAILED"} <= states, "sacct -D says that both hit"
