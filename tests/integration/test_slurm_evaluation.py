@@ -55,8 +55,9 @@ def settings(data: Path) -> list[str]:
     ]
 
 
-def worker_on(task: int) -> int | None:
-    """The process id of the evaluation of a task of the array."""
+def workers_on(task: int) -> set[int]:
+    """The process ids of the evaluation of a task of the array: the worker, and its forks after it."""
+    found = set()
     for process in Path("/proc").glob("[0-9]*"):
         try:
             words = (process / "cmdline").read_bytes().split(b"\0")
@@ -65,8 +66,8 @@ def worker_on(task: int) -> int | None:
         if b"openrs.evaluation" in words and words[words.index(b"--task") + 1 : words.index(b"--task") + 2] == [
             str(task).encode()
         ]:
-            return int(process.name)
-    return None
+            found.add(int(process.name))
+    return found
 
 
 def test_60_cells(user: User, problem_sets: Path) -> None:
@@ -87,17 +88,18 @@ def test_60_cells(user: User, problem_sets: Path) -> None:
     survivors = [task for task in others if running[task] != node]
     # Held where it is, so that it cannot finish while the node goes; where all ran there, one that is started anew.
     if survivors:
-        killed = user.wait(lambda: worker_on(int(survivors[0])), 120, "a worker")
+        killed = min(user.wait(lambda: workers_on(int(survivors[0])), 120, "a worker"))
         os.kill(killed, signal.SIGSTOP)
         bed.kill_node(node, notice=True)
         assert len(done(directory)) < total, "in the middle"
         os.kill(killed, signal.SIGKILL)
         bed.start_node(node)
     else:
-        gone = worker_on(int(first))
+        gone = workers_on(int(first))
         bed.kill_node(node, notice=True)
+        gone |= workers_on(int(first))  # a fork may outlive its worker for a moment
         bed.start_node(node)
-        killed = user.wait(lambda: pid if (pid := worker_on(int(first))) != gone else None, 300, "another worker")
+        killed = min(user.wait(lambda: workers_on(int(first)) - gone, 300, "another worker"))
         assert len(done(directory)) < total, "in the middle"
         os.kill(killed, signal.SIGKILL)
     user.wait_for_end(run, "FAILED", timeout=900)
