@@ -171,7 +171,7 @@ def _follow(record: Record, origin: Source, stage: str | None, attempt: int | No
         time.sleep(origin.period)
     for name, content in only_there(logs).items():
         _show(f"{logs.stage}/{name}", content)
-    if not (tail.begun or logs.logs or logs.scheduler):
+    if not tail.logs and not logs.scheduler:
         raise OpenRSError(origin.why_none(logs.stage))
 
 
@@ -187,24 +187,19 @@ class Tail:
     """Prints logs as they grow, with a header where it goes from one to another."""
 
     def __init__(self) -> None:
-        self._logs: dict[int, Log] = {}
-        self._unfinished: dict[int, bytes] = {}
+        self.logs: dict[int, Log] = {}
+        """All that were given, also those of an attempt that is no longer the newest: its last lines say why."""
+        self._begun: dict[int, bytes] = {}
         """Lines that have no end yet."""
         self._shown: int | None = None
 
-    @property
-    def begun(self) -> bool:
-        """Whether anything was printed."""
-        return self._shown is not None
-
     def print(self, logs: Logs, to_the_end: bool) -> None:
         """Prints what is new: whole lines, and at the end also one that was never finished."""
-        # Also those of an attempt that is no longer the newest: its last lines say why.
-        self._logs |= {id(log): log for log in logs.logs}
-        for key, log in self._logs.items():
-            new = self._unfinished.pop(key, b"") + log.new()
+        self.logs |= {id(log): log for log in logs.logs}
+        for key, log in self.logs.items():
+            new = self._begun.pop(key, b"") + log.new()
             if not to_the_end:
-                new, self._unfinished[key] = new[: (end := new.rfind(b"\n") + 1)], new[end:]
+                new, self._begun[key] = new[: (end := new.rfind(b"\n") + 1)], new[end:]
             if not new:
                 continue
             if key != self._shown:

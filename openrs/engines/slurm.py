@@ -73,7 +73,7 @@ class SlurmEngine:
         """The `#SBATCH` options, in reading order."""
         cluster, resources = self.cluster, stage.resources
         kind = resources.gpu_type
-        if kind is not None and not SLURM_GPU_TYPE.fullmatch(kind):
+        if resources.gpus and kind and not SLURM_GPU_TYPE.fullmatch(kind):
             raise BadInput(
                 f"resources.gpu_type = {kind!r} (stage {stage.name}) is not Slurm's word for a GPU (`sinfo -o %G`); translate it "
                 f'in cluster {cluster.name}: gpu_types = {{"{kind}" = "a40"}}'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from openrs.engines import JobInfo, JobState
 from openrs.errors import OpenRSError
 from openrs.runs.record import Record, load
-from tests.cli.conftest import Openrs
+from tests.cli.conftest import Openrs, Said
 from tests.cli.fake import FakeRemoteEngine, Pod, Scheduler
 
 TRAIN, EVAL = "1-train", "1-eval"
@@ -126,6 +127,15 @@ def test_a_pod_that_goes_while_it_is_asked_is_one_line(openrs: Openrs, scheduler
     )
 
 
+def follow(
+    openrs: Openrs, scheduler: Scheduler, time_passes: Callable[[int], None], pods: list[Pod], *stage: str
+) -> Said:
+    """`logs -f` of a run with these pods, to which `time_passes` does something at each query (1 is the first)."""
+    scheduler.queries.clear()
+    scheduler.pods, scheduler.on_query = pods, time_passes
+    return openrs("logs", "mine", *stage, "-f")
+
+
 def test_follow_prints_each_line_once(openrs: Openrs, scheduler: Scheduler, record: Record) -> None:
     """Through times that are cut to seconds, equal lines, an absent server, a pod that is replaced, one that vanishes."""
     first, last = Pod("first", TRAIN, lines=[start(1)]), Pod("last", TRAIN, lines=[start(2), (second(50), "again")])
@@ -156,12 +166,9 @@ def test_follow_prints_each_line_once(openrs: Openrs, scheduler: Scheduler, reco
             last.running = False
             scheduler.set(train=JobState.SUCCEEDED)
 
-    scheduler.queries.clear()
-    scheduler.pods = [first]
-    scheduler.on_query = time_passes
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FakeRemoteEngine, "logs", logs)
-        said = openrs("logs", "mine", "train", "-f")
+        said = follow(openrs, scheduler, time_passes, [first], "train")
     assert said.code == 0
     printed: dict[str, list[str]] = {}
     for line in said.out.splitlines():
@@ -191,10 +198,7 @@ def test_follow_says_what_is_lost_with_a_pod(
             scheduler.pods.append(Pod("second", TRAIN, running=False, lines=[start(2)]))
             scheduler.set(train=JobState.INTERRUPTED)
 
-    scheduler.queries.clear()
-    scheduler.pods = [Pod("first", TRAIN, lines=[start(1)])]
-    scheduler.on_query = time_passes
-    said = openrs("logs", "mine", "train", "-f")
+    said = follow(openrs, scheduler, time_passes, [Pod("first", TRAIN, lines=[start(1)])], "train")
     assert said.code == 0 and "attempt-1/first" in said.out and "attempt-2/second" in said.out
     assert said.err == (
         "openrs: pod first is gone, and what it printed last with it; `openrs pull mine` copies what it wrote\n"
@@ -209,10 +213,7 @@ def test_follow_a_pod_that_goes_as_its_stage_ends(openrs: Openrs, scheduler: Sch
             scheduler.pods.clear()
             scheduler.set(train=JobState.SUCCEEDED)
 
-    scheduler.queries.clear()
-    scheduler.pods = [Pod("only", TRAIN, lines=[start(1)])]
-    scheduler.on_query = time_passes
-    said = openrs("logs", "mine", "train", "-f")
+    said = follow(openrs, scheduler, time_passes, [Pod("only", TRAIN, lines=[start(1)])], "train")
     assert said.code == 0 and "attempt-1/only" in said.out and "pod only is gone" in said.err
     assert said.err.count("\n") == 1
 
@@ -229,10 +230,7 @@ def test_follow_a_run_through_its_stages(openrs: Openrs, scheduler: Scheduler, r
             scheduler.pods.append(Pod("eval", EVAL, 0, running=False, lines=[start(1, "eval-0")]))
             scheduler.set(base=JobState.SUCCEEDED, train=JobState.FAILED, eval=JobState.CANCELLED)
 
-    scheduler.queries.clear()
-    scheduler.pods = [base, train]
-    scheduler.on_query = time_passes
-    said = openrs("logs", "mine", "-f")
+    said = follow(openrs, scheduler, time_passes, [base, train])
     headers = [line for line in said.out.splitlines() if line.startswith("==>")]
     assert headers == [
         "==> train/attempt-1/train <==",
@@ -249,9 +247,7 @@ def test_follow_what_has_not_begun_says_what_it_waits_for(openrs: Openrs, schedu
         if query == 3:
             scheduler.states["eval"] = JobInfo(JobState.CANCELLED, "it waited in vain")
 
-    scheduler.queries.clear()
-    scheduler.on_query = time_passes
-    said = openrs("logs", "mine", "eval", "-f")
+    said = follow(openrs, scheduler, time_passes, [], "eval")
     first, last = said.err.splitlines()
     assert (said.code, said.out) == (1, "")
     assert first == "openrs: mine: stage eval is PENDING (waits for mine-train-1)"

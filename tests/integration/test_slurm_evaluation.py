@@ -91,17 +91,15 @@ def test_60_cells(user: User, problem_sets: Path) -> None:
         killed = min(user.wait(lambda: workers_on(int(survivors[0])), 120, "a worker"))
         os.kill(killed, signal.SIGSTOP)
         bed.kill_node(node, notice=True)
-        assert len(done(directory)) < total, "in the middle"
-        os.kill(killed, signal.SIGKILL)
-        bed.start_node(node)
     else:
         gone = workers_on(int(first))
         bed.kill_node(node, notice=True)
         gone |= workers_on(int(first))  # a fork may outlive its worker for a moment
         bed.start_node(node)
         killed = min(user.wait(lambda: workers_on(int(first)) - gone, 300, "another worker"))
-        assert len(done(directory)) < total, "in the middle"
-        os.kill(killed, signal.SIGKILL)
+    assert len(done(directory)) < total, "in the middle"
+    os.kill(killed, signal.SIGKILL)
+    bed.start_node(node)
     user.wait_for_end(run, "FAILED", timeout=900)
     states = {row["State"].split()[0] for row in bed.records(handle)}
     assert {"NODE_FAIL", "FAILED"} <= states, "sacct -D says that both hit"

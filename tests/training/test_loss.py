@@ -157,8 +157,8 @@ def test_the_gradient_is_the_formulas(changes: list[str], model: Any, base: Any)
     result, gradients = learned(spec, model, base)
     loss, expected = by_formula(spec, model, base)
     assert result.loss.item() == pytest.approx(loss, rel=1e-4, abs=1e-6) and result.finite
-    cut = 13 if spec.training.mask_truncated else 0
-    assert result.clipped == 0 and result.tokens == 43 - cut and result.entropy > 0
+    counted = [one for one in rollout().completions if one.finished or not spec.training.mask_truncated]
+    assert result.clipped == 0 and result.tokens == sum(len(one.ids) for one in counted) and result.entropy > 0
     assert (result.kl is None) == (spec.training.beta == 0) and (result.kl is None or result.kl > 0)
     close(gradients, expected)
 
@@ -176,7 +176,30 @@ def test_a_group_of_equal_rewards_is_left_out(loss: str, first: int, model: Any,
     assert result.loss.item() == pytest.approx(value, rel=1e-4, abs=1e-6)
     close(gradients, expected)
     kept = learned(experiment("training.beta=0.04", "training.micro_batch=2"), model, base, scores)[0]
-    assert (kept.passes, kept.tokens) == (4, 43)
+    assert (kept.passes, kept.tokens) == (4, sum(map(sum, LENGTHS)))
+
+
+def test_a_rank_with_too_little_to_learn_from_makes_as_many_passes(
+    model: Any, base: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other rank is said to need six; here four completions have a gradient."""
+    monkeypatch.setattr(
+        "openrs.training.learner.every_rank", lambda _, item: [item, 6] if isinstance(item, int) else [item]
+    )
+    spec, scores = experiment("training.beta=0.0"), [[0.7] * 4, [0.0, 0.0, 1.0, 0.5]]
+    last: list[bool] = []
+
+    def backward(loss: torch.Tensor, end: bool) -> None:
+        loss.backward()
+        last.append(end)
+
+    model.zero_grad()
+    result = Learner(spec, base, RANK).learn(model, rollout(scores), contextlib.nullcontext, backward)
+    gradients = [parameter.grad.clone() for parameter in model.parameters()]
+    assert last == [False] * 5 + [True] and (result.passes, result.tokens) == (4, sum(LENGTHS[1]))
+    value, expected = by_formula(spec, model, base, scores)
+    assert result.loss.item() == pytest.approx(value, rel=1e-4, abs=1e-6)
+    close(gradients, expected)
 
 
 def test_a_step_of_equal_rewards_moves_nothing(model: Any, base: Any) -> None:

@@ -23,7 +23,7 @@ STEP = ["training.prompts_per_step=4", "training.micro_batch=5", "training.beta=
 @pytest.mark.parametrize("beta", [0.04, 0.0])
 def test_two_ranks_learn_what_one_learns(beta: float, tmp_path: Path, job_of: Callable[..., Job]) -> None:
     """Without β each rank leaves out its own groups of equal rewards, and makes as many passes as the other."""
-    step = [*STEP, f"training.beta={beta}", "training.micro_batch=1"]
+    step = [*STEP, f"training.beta={beta}"]
     one, two = job_of(tiny(*step), "one"), job_of(tiny(*step, "resources.cpu_ranks=2"), "two")
     results = [one.finish(), two.finish()]
     assert [result.returncode for result in results] == [0, 0], [result.stderr for result in results]
