@@ -55,19 +55,18 @@ def settings(data: Path) -> list[str]:
     ]
 
 
-def workers_on(task: int) -> set[int]:
-    """The process ids of the evaluation of a task of the array: the worker, and its forks after it."""
-    found = set()
+def workers_on(task: int) -> list[int]:
+    """The process ids of the evaluation of a task of the array, the oldest first: its forks come after it."""
+    found = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
             words = (process / "cmdline").read_bytes().split(b"\0")
+            started = int((process / "stat").read_text().rpartition(")")[2].split()[19])  # proc(5), starttime
         except OSError:
             continue
-        if b"openrs.evaluation" in words and words[words.index(b"--task") + 1 : words.index(b"--task") + 2] == [
-            str(task).encode()
-        ]:
-            found.add(int(process.name))
-    return found
+        if b"openrs.evaluation" in words and words[words.index(b"--task") + 1] == str(task).encode():
+            found[int(process.name)] = started
+    return sorted(found, key=found.__getitem__)
 
 
 def test_60_cells(user: User, problem_sets: Path) -> None:
@@ -88,15 +87,14 @@ def test_60_cells(user: User, problem_sets: Path) -> None:
     survivors = [task for task in others if running[task] != node]
     # Held where it is, so that it cannot finish while the node goes; where all ran there, one that is started anew.
     if survivors:
-        killed = min(user.wait(lambda: workers_on(int(survivors[0])), 120, "a worker"))
+        killed = user.wait(lambda: workers_on(int(survivors[0])), 120, "a worker")[0]
         os.kill(killed, signal.SIGSTOP)
         bed.kill_node(node, notice=True)
     else:
-        gone = workers_on(int(first))
         bed.kill_node(node, notice=True)
-        gone |= workers_on(int(first))  # a fork may outlive its worker for a moment
+        user.wait(lambda: not workers_on(int(first)), 120, "end of the node's worker and its forks")
         bed.start_node(node)
-        killed = min(user.wait(lambda: workers_on(int(first)) - gone, 300, "another worker"))
+        killed = user.wait(lambda: workers_on(int(first)), 300, "another worker")[0]
     assert len(done(directory)) < total, "in the middle"
     os.kill(killed, signal.SIGKILL)
     bed.start_node(node)
