@@ -18,7 +18,7 @@ from openrs.training.stop import StopRequested
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    """A server that is not ready the first two times it is asked."""
+    """A server that is not ready the first two times it is asked, and goes in the middle of every other answer."""
     asked = 0
 
     class Handler(BaseHTTPRequestHandler):
@@ -27,6 +27,12 @@ def address() -> Iterator[str]:
             asked += 1
             self.send_response(200 if asked > 2 else 503)
             self.end_headers()
+
+        def do_POST(self) -> None:
+            self.send_response(200 if self.path == "/generate" else 409)
+            self.send_header("Content-Length", "100")
+            self.end_headers()
+            self.wfile.write(b'{"completions": [')
 
         def log_message(self, *args: object) -> None:
             pass
@@ -56,3 +62,14 @@ def test_it_leaves_on_request_and_gives_up(monkeypatch: pytest.MonkeyPatch) -> N
     rank: Any = SimpleNamespace(rank=0, stop_requested=lambda: False)
     with pytest.raises(BadInput, match="OPENRS_GENERATION_SERVER"):
         session._wait_for_server(rank)
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("path", ["generate", "sync"])
+def test_a_server_that_goes_in_mid_answer_is_one_line(address: str, path: str) -> None:
+    """It must be an error that the ranks tell each other of: one that only rank 0 has leaves the others waiting."""
+    pytest.importorskip("torch")
+    from openrs.training.generation.remote import _Asked
+
+    with pytest.raises(RuntimeError, match=rf"^http://{address}/{path}: IncompleteRead.*$"):
+        _Asked(f"http://{address}/{path}", {}).answer()

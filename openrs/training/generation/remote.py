@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from http.client import HTTPException
 from typing import Any
 
 from openrs.training.generation import Completion, Request
@@ -69,19 +70,25 @@ class _Asked:
 
     def __init__(self, url: str, body: dict[str, Any]) -> None:
         self._url, self._body = url, json.dumps(body).encode()
-        self._outcome: dict[str, Any] | Exception | None = None
+        self._outcome: dict[str, Any] | RuntimeError | None = None
         self._thread = threading.Thread(target=self._ask, daemon=True)
         self._thread.start()
 
     def _ask(self) -> None:
+        try:
+            self._outcome = self._post()
+        except (OSError, HTTPException, ValueError, RuntimeError) as error:
+            what = " ".join(str(error).split()) or type(error).__name__
+            self._outcome = RuntimeError(f"{self._url}: {what}")
+
+    def _post(self) -> dict[str, Any]:
         request = urllib.request.Request(self._url, self._body, {"Content-Type": "application/json"})
         try:
             with OPENER.open(request) as answer:
-                self._outcome = json.load(answer)
+                content: dict[str, Any] = json.load(answer)
+                return content
         except urllib.error.HTTPError as error:
-            self._outcome = RuntimeError(f"{self._url}: {error.read().decode(errors='replace')}")
-        except Exception as error:
-            self._outcome = error
+            raise RuntimeError(error.read().decode(errors="replace")) from None
 
     def wait(self, seconds: float) -> bool:
         """Whether the answer is there."""
@@ -89,7 +96,7 @@ class _Asked:
         return not self._thread.is_alive()
 
     def answer(self) -> dict[str, Any]:
-        """The answer, waited for. Raises what went wrong."""
+        """The answer, waited for. Raises RuntimeError."""
         self._thread.join()
         if isinstance(self._outcome, Exception):
             raise self._outcome

@@ -6,6 +6,7 @@ import os
 import time
 import urllib.request
 from collections.abc import Callable
+from http.client import HTTPException
 
 from openrs.errors import BadInput
 from openrs.training.stop import StopRequested
@@ -38,7 +39,7 @@ def await_server(
             with OPENER.open(url, timeout=5) as answer:
                 if answer.status == 200:
                     return
-        except OSError:
+        except (OSError, HTTPException):
             pass  # not up yet
         time.sleep(pause)
     raise TimeoutError(f"the generation server did not answer at {url} for {seconds:.0f} s; see its log")
