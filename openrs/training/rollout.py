@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -44,8 +44,12 @@ class Rollout:
     """Of the completions that the verifier judged: `unscorable`, `over_limit` (see `openrs.rewards.verify`)."""
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object that `from_json` reads."""
-        return asdict(self)
+        """A JSON object that `from_json` reads. Not asdict: that copies each token."""
+        groups = [
+            {**vars(group), "completions": [vars(completion) for completion in group.completions]}
+            for group in self.groups
+        ]
+        return {**vars(self), "groups": groups}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Self:
