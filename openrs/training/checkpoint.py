@@ -93,6 +93,12 @@ def steps_in(checkpoints: Path) -> list[int]:
     return sorted(int(match[1]) for match in matches if match)
 
 
+def kept_in(checkpoints: Path, newest: int) -> list[int]:
+    """Steps up to `newest` of the checkpoints that have a manifest, ascending."""
+    present = [step for step in steps_in(checkpoints) if step <= newest]
+    return [step for step in present if (checkpoints / f"step-{step:06d}" / MANIFEST).exists()]
+
+
 def verify(directory: Path, checksums: Callable[[str], bool] = lambda name: True) -> dict[str, Any]:
     """The manifest of a complete checkpoint: every size is compared, and the checksums of the files asked for.
 
@@ -168,9 +174,15 @@ def _check_ours(manifest: dict[str, Any], ours: Identity) -> None:
 
 
 def set_aside(checkpoints: Path, rejected: Iterable[Rejected]) -> list[str]:
-    """Gives foreign checkpoints a name that this run will not write to; the new names. Only for who holds the lease."""
+    """Gives foreign checkpoints a name that this run will not write to; the new names. Only for who holds the lease.
+
+    Damaged ones lose their manifest, so that they count as kept no longer.
+    """
     moved = []
     for entry in rejected:
+        manifest = checkpoints / entry.checkpoint / MANIFEST
+        if not entry.foreign and manifest.is_file():
+            os.rename(manifest, manifest.with_name(f"damaged-{MANIFEST}"))
         if entry.foreign:
             target = f"foreign-{entry.checkpoint}-{secrets.token_hex(2)}"
             os.rename(checkpoints / entry.checkpoint, checkpoints / target)
@@ -246,8 +258,7 @@ def prune(checkpoints: Path, newest: int, keep: int, always: list[int]) -> list[
     Call it when the checkpoint of `newest` is complete. Invalid ones do not count as kept.
     """
     present = [step for step in steps_in(checkpoints) if step <= newest]
-    complete = [step for step in present if (checkpoints / f"step-{step:06d}" / MANIFEST).exists()]
-    kept = {*complete[-keep:], *always, newest}
+    kept = {*kept_in(checkpoints, newest)[-keep:], *always, newest}
     removed = [step for step in present if step not in kept]
     for step in removed:
         # Out of sight first: a removal that is cut short must not leave half a checkpoint under its name.

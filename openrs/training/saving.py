@@ -161,7 +161,7 @@ class Saving:
         checkpoint.prune(
             self._run.checkpoints, step, self._experiment.checkpoint.keep, self._experiment.evaluation.at_steps
         )
-        left = [number for number in checkpoint.steps_in(self._run.checkpoints) if number <= step]
+        left = checkpoint.kept_in(self._run.checkpoints, step)
         journal.prune(self._run.journal, min(left[-self._experiment.checkpoint.keep :]))
 
 

@@ -65,7 +65,10 @@ class Host:
 
 
 class Collector:
-    """Stands in for DeepSpeed's checkpoint engine while it saves: keeps copies of what it would have written."""
+    """Stands in for DeepSpeed's checkpoint engine while it saves: keeps copies of what it would have written.
+
+    Nothing is to touch the disk meanwhile: an error that only one rank meets would leave the others in a barrier.
+    """
 
     def __init__(self, engine: Any, host: Host) -> None:
         self._engine, self._host = engine, host
@@ -74,6 +77,9 @@ class Collector:
     def save(self, state_dict: Any, path: str) -> None:
         """Keeps a copy of what belongs into the file `path`."""
         self.files.append((Path(path), self._host.copy(state_dict)))
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        """Leaves it to who writes the files."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
@@ -87,15 +93,19 @@ def snapshot(trainer: Any, directory: Path, host: Host) -> Write:
     host.begin()
     first = trainer.accelerator.is_main_process
     files: list[tuple[Path, Any]] = []
+    texts = {}
     if trainer.is_deepspeed_enabled:
         engine = trainer.model_wrapped
         collector = Collector(engine.checkpoint_engine, host)
         engine.checkpoint_engine = collector
+        engine._copy_recovery_script = lambda path: None  # a tool for people, which is in the package too
         try:
-            engine.save_checkpoint(str(directory))
+            engine.save_checkpoint(str(directory), save_latest=False)
         finally:
             engine.checkpoint_engine = collector._engine
+            del engine._copy_recovery_script
         files += collector.files
+        texts["latest"] = f"global_step{engine.global_steps}"  # load_checkpoint asks for it
     elif first:
         files.append((directory / "optimizer.pt", host.copy(trainer.optimizer.state_dict())))
     if first:  # the schedule is never DeepSpeed's own
@@ -104,7 +114,7 @@ def snapshot(trainer: Any, directory: Path, host: Host) -> Write:
     weights = host.copy(model.state_dict()) if first else {}
     # One epoch of the Trainer is the whole run; it counts from where this attempt began.
     progress = {"epoch": trainer.state.global_step / trainer.state.max_steps}
-    state = json.dumps(asdict(trainer.state) | progress, indent=2, sort_keys=True) + "\n"
+    texts["trainer_state.json"] = json.dumps(asdict(trainer.state) | progress, indent=2, sort_keys=True) + "\n"
     host.settle()
 
     def write() -> list[Path]:
@@ -115,7 +125,8 @@ def snapshot(trainer: Any, directory: Path, host: Host) -> Write:
         if first:
             model.save_pretrained(directory, state_dict=weights)
             trainer.processing_class.save_pretrained(directory)
-            (directory / "trainer_state.json").write_text(state)
+            for name, text in texts.items():
+                (directory / name).write_text(text)
             written += [path for path in directory.iterdir() if path.is_file()]
         return list(dict.fromkeys(written))
 

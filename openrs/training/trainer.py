@@ -248,7 +248,7 @@ class Trainer(TransformersTrainer):
         with self._clock.phase("saving"):
             self._saving.look()  # first: what a failed save leaves takes the room of what is recorded
         loss = self._nested_gather(tr_loss).mean().item()
-        tr_loss -= tr_loss
+        tr_loss.zero_()  # not `-=`: inf - inf is no number, in this step and in all after it
         self._record(loss, float(grad_norm))
         phases.end(phases.STEP)
         if self._dropped >= self._experiment.training.max_dropped_steps:

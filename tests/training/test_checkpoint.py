@@ -20,6 +20,7 @@ from openrs.training.checkpoint import (
     Identity,
     Invalid,
     clean,
+    kept_in,
     newest_valid,
     place,
     prune,
@@ -119,6 +120,19 @@ def test_what_is_somebody_elses_is_passed_over_and_kept(tmp_path: Path, theirs: 
     assert steps_in(tmp_path) == [8] and (tmp_path / name / "model.safetensors").exists()
     with pytest.raises(Foreign) if theirs is None else nullcontext():
         verify(tmp_path / name)
+
+
+def test_what_is_damaged_does_not_count_as_kept(tmp_path: Path) -> None:
+    """Or the one that a run went on from would be removed in its place, and a second damage would cost everything."""
+    save(tmp_path, 10)
+    (save(tmp_path, 20) / "model.safetensors").write_bytes(b"broken")
+    found, rejected = newest_valid(tmp_path, OURS)
+    assert found is not None and found.step == 10
+    assert set_aside(tmp_path, rejected) == [] and kept_in(tmp_path, 99) == [10]
+    for step, removed in ((17, []), (23, [10, 20])):
+        save(tmp_path, step)
+        assert prune(tmp_path, step, keep=2, always=[]) == removed
+    assert kept_in(tmp_path, 99) == [17, 23]
 
 
 def test_of_another_world_is_refused(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ def test_such_a_step_changes_nothing(
     lines = [json.loads(line) for line in job.run.metrics.read_text().splitlines()]
     assert [line["dropped"] for line in lines] == [False, True, False, False]
     assert lines[1]["grad_norm"] is None and (lines[1]["loss"] is None) != gradient
+    assert all(line["loss"] is not None for line in (lines[0], *lines[2:])), "that step alone"
     weights = [load_file(job.run.checkpoint(step) / "model.safetensors") for step in range(1, 5)]
     same = [all(a[name].equal(b[name]) for name in a) for a, b in itertools.pairwise(weights)]
     assert same == [True, False, False]

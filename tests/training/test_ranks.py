@@ -50,3 +50,12 @@ def test_two_ranks_stop_together_and_go_on_bitwise(job_of: Callable[..., Job]) -
     assert whole.metrics() == cut.metrics()
     first, second = (load_file(job.run.checkpoint(6) / "model.safetensors") for job in (whole, cut))
     assert all(first[name].equal(second[name]) for name in first)
+
+
+def test_no_rank_touches_the_disk_while_the_ranks_take_a_snapshot(job_of: Callable[..., Job]) -> None:
+    """What only one of them meets there, such as a full disk, would leave the others in a barrier of DeepSpeed."""
+    job = job_of(tiny(*STEP, "checkpoint.every_steps=1", "resources.cpu_ranks=2", "recovery.stall_minutes=2"))
+    result = job.finish(PYTHONPATH=str(Path(__file__).with_name("full")))
+    assert result.returncode == 0 and "no room" not in result.stderr, result.stderr
+    for step in checkpoint.steps_in(job.run.checkpoints):
+        checkpoint.verify(job.run.checkpoint(step))
