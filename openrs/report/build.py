@@ -12,8 +12,8 @@ from openrs.evaluation import statistics as st
 from openrs.evaluation.importing import MARKER
 from openrs.report.cells import EXAMPLES, Found, example_cells, read_cells
 from openrs.report.history import History, read_history
-from openrs.report.measure import Measured, measure
-from openrs.report.published import BASE, Score, again, canonical_benchmark, paper_scores, single, title
+from openrs.report.measure import Alike, Measured, along_steps, measure
+from openrs.report.published import BASE, Score, again, canonical_benchmark, paper_scores, single
 from openrs.report.verdict import Best, Verdict, best_of, selected, verdicts
 from openrs.runs import record
 from openrs.spec.base import RUN_ID
@@ -37,13 +37,14 @@ class Source:
 
 @dataclass(frozen=True)
 class Trend:
-    """Whether later checkpoints of a benchmark differ from earlier ones."""
+    """Whether later checkpoints of a benchmark differ from earlier ones that were evaluated alike."""
 
-    benchmark: str
+    alike: Alike
     title: str
+    """The benchmark, with what sets these checkpoints apart where others on it are not like them."""
     split: st.Split
     adjusted: float
-    """p after Holm over the benchmarks."""
+    """p after Holm over all such tests of the run."""
 
 
 @dataclass
@@ -210,13 +211,13 @@ def _part(source: Source, given: Baseline | None, checkpoint: str | None, pool: 
 
 
 def _apart(measured: list[Measured]) -> list[str]:
-    """Results of one checkpoint on one benchmark that are not one number, and why."""
-    groups: dict[tuple[str, str], list[Measured]] = {}
+    """Results on one benchmark, of a base model or of all trained checkpoints, that are not put together, and why."""
+    groups: dict[tuple[str, str], list[Alike]] = {}
     for one in measured:
-        groups.setdefault((one.checkpoint, one.benchmark), []).append(one)
+        where = f"{one.name} on {one.title}" if one.step is None else one.title
+        groups.setdefault((where, one.benchmark), []).append(one.alike)
     found = []
-    for group in groups.values():
-        where = f"{group[0].name} on {group[0].title}"
+    for (where, _), group in groups.items():
         if len({one.hardware for one in group}) > 1:
             found.append(f"{where} ran on several kinds of hardware; they are kept apart (--pool-hardware pools them)")
         if len({(one.data, one.problems) for one in group}) > 1:
@@ -253,22 +254,17 @@ def _chosen(measured: list[Measured], source: Source, checkpoint: str | None) ->
 
 
 def _trends(measured: list[Measured]) -> list[Trend]:
-    groups: dict[str, list[Measured]] = {}
-    for one in measured:
-        if one.step is not None:
-            groups.setdefault(one.benchmark, []).append(one)
-    found: list[tuple[str, st.Split]] = []
-    for benchmark, rows in groups.items():
+    found: list[tuple[Alike, str, st.Split]] = []
+    for title, rows in along_steps(measured):
         if len(rows) >= 6:
             try:
                 steps = [one.step or 0 for one in rows]
-                found.append(
-                    (benchmark, st.best_split(steps, [one.mean for one in rows], [one.series for one in rows]))
-                )
+                split = st.best_split(steps, [one.mean for one in rows], [one.series for one in rows])
             except ValueError:
                 continue
-    adjusted = st.holm([split.p for _, split in found])
-    return [Trend(name, title(name), split, p) for (name, split), p in zip(found, adjusted, strict=True)]
+            found.append((rows[0].alike, title, split))
+    adjusted = st.holm([split.p for *_, split in found])
+    return [Trend(*one, p) for one, p in zip(found, adjusted, strict=True)]
 
 
 def _aliases(measured: list[Measured], history: History, source: Source) -> dict[str, str]:
@@ -328,7 +324,8 @@ def report_json(report: Report) -> dict[str, Any]:
                 "best_of": [one.json() for one in part.best],
                 "later_steps": [
                     {
-                        "benchmark": one.benchmark,
+                        "title": one.title,
+                        **one.alike.json(),
                         "after_step": one.split.after,
                         "change": one.split.gain,
                         "p": one.split.p,

@@ -35,9 +35,8 @@ def _range(axis: Axes, lows: Sequence[float], highs: Sequence[float]) -> None:
     axis.set_ylim(max(-1.5, low - room), min(101.5, high + room))
 
 
-def steps(rows: Sequence[Measured], base: Sequence[Measured], name: str) -> Drawn:
+def steps(rows: Sequence[Measured], base: Sequence[Measured], title: str, name: str) -> Drawn:
     """Score against step, with intervals; the base model as a band."""
-    first = rows[0]
     names = list(dict.fromkeys(row.series for row in rows))
     with axes(2.5) as (figure, axis):
         lows, highs = [], []
@@ -78,12 +77,12 @@ def steps(rows: Sequence[Measured], base: Sequence[Measured], name: str) -> Draw
             figure.set_figheight(2.6)
             axis.set_position((0.105, 0.17, 0.87, 0.74))
         said = "; ".join(f"{row.name} {points(row.mean)}" for row in rows)
-        svg = render(figure, name, f"{first.title} in percent against training step: {said}.")
+        svg = render(figure, name, f"{title} in percent against training step: {said}.")
     seeds = sorted({len(row.seeds) for row in rows})
-    caption = f"{first.problems} problems, {_count(seeds)} a checkpoint. Thin: 95 % for new problems like these."
+    caption = f"{rows[0].problems} problems, {_count(seeds)} a checkpoint. Thin: 95 % for new problems like these."
     if any(not row.these.conservative for row in rows):
         caption += " Thick: 95 % for other seeds on these problems."
-    return Drawn(f"{first.title}, %", svg, caption)
+    return Drawn(f"{title}, %", svg, caption)
 
 
 def _count(seeds: Sequence[int]) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,35 @@ from openrs.evaluation import statistics as st
 from openrs.report.cells import CellResult
 from openrs.report.published import title
 from openrs.runs.files import number
+
+
+class Alike(NamedTuple):
+    """What results must share to be put together."""
+
+    benchmark: str
+    settings: str
+    hardware: str
+    """Empty where it is not recorded, and where hardware is pooled."""
+    data: str
+    """Fingerprint of the problems; empty where it is not recorded."""
+    problems: int
+
+    def title(self, among: Iterable[Alike]) -> str:
+        """Benchmark, as people write it, with what sets this apart from the others on that benchmark."""
+        others = [one for one in among if one.benchmark == self.benchmark]
+        words = (
+            self.benchmark,
+            f"settings {self.settings}",
+            self.hardware or "hardware not recorded",
+            f"data {self.data.removeprefix('sha256:')[:12] or 'not recorded'}",
+            f"{self.problems} problems",
+        )
+        said = [word for word, *values in zip(words, *others, strict=True) if len(set(values)) > 1]
+        return title(self.benchmark) + (f" ({', '.join(said)})" if said else "")
+
+    def json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {name: value or None for name, value in self._asdict().items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +69,7 @@ class Measured:
     these: st.Interval
     new: st.Interval
     facts: dict[str, Any]
+    alike: Alike
     label: str | None = None
     """What to call a model of which no base model is known."""
 
@@ -96,26 +126,15 @@ def interval_json(interval: st.Interval) -> dict[str, Any]:
 
 
 def measure(cells: Sequence[CellResult], pool_hardware: bool = False) -> list[Measured]:
-    """One `Measured` for each checkpoint, benchmark, settings and hardware; the base model first, then by step."""
-    groups: dict[tuple[Any, ...], list[CellResult]] = defaultdict(list)
+    """One `Measured` for each checkpoint and what is alike; the base model first, then by step."""
+    groups: dict[tuple[str, str, str, int, str, Alike], list[CellResult]] = defaultdict(list)
     for cell in cells:
         hardware = None if pool_hardware else cell.hardware
         order = -1 if cell.step is None else cell.step
-        key = (
-            cell.run,
-            cell.benchmark,
-            cell.series,
-            order,
-            cell.checkpoint,
-            cell.settings,
-            hardware or "",
-            cell.data or "",
-            cell.problems,
-        )
-        groups[key].append(cell)
-    ordered = [
-        sorted(group, key=lambda cell: cell.seed) for _, group in sorted(groups.items(), key=lambda item: item[0])
-    ]
+        alike = Alike(cell.benchmark, cell.settings, hardware or "", cell.data or "", cell.problems)
+        groups[cell.run, cell.benchmark, cell.series, order, cell.checkpoint, alike].append(cell)
+    keys = sorted(groups)
+    ordered = [sorted(groups[key], key=lambda cell: cell.seed) for key in keys]
     # One bootstrap for all checkpoints with equally many problems: they share their resamplings.
     matrices = [_outcomes(group) for group in ordered]
     resampled: dict[int, st.Interval] = {}
@@ -127,9 +146,18 @@ def measure(cells: Sequence[CellResult], pool_hardware: bool = False) -> list[Me
         columns = np.stack([m.mean(axis=0) for i in indices if (m := matrices[i]) is not None], axis=1)
         resampled |= dict(zip(indices, st.bootstrap_intervals(columns), strict=True))
     return [
-        _measured(group, matrix, resampled.get(index))
-        for index, (group, matrix) in enumerate(zip(ordered, matrices, strict=True))
+        _measured(group, matrix, resampled.get(index), alike)
+        for index, (group, matrix, (*_, alike)) in enumerate(zip(ordered, matrices, keys, strict=True))
     ]
+
+
+def along_steps(measured: Sequence[Measured]) -> list[tuple[str, list[Measured]]]:
+    """Results of trained checkpoints, those that are alike under one title; what is not alike is not put together."""
+    groups: dict[Alike, list[Measured]] = defaultdict(list)
+    for one in measured:
+        if one.step is not None:
+            groups[one.alike].append(one)
+    return [(alike.title(groups), rows) for alike, rows in groups.items()]
 
 
 def _wilson(matrix: NDArray[np.float64]) -> bool:
@@ -141,7 +169,9 @@ def _outcomes(group: list[CellResult]) -> NDArray[np.float64] | None:
     return np.stack(rows) if len(rows) == len(group) else None
 
 
-def _measured(group: list[CellResult], matrix: NDArray[np.float64] | None, resampled: st.Interval | None) -> Measured:
+def _measured(
+    group: list[CellResult], matrix: NDArray[np.float64] | None, resampled: st.Interval | None, alike: Alike
+) -> Measured:
     first = group[0]
     scores = [cell.score for cell in group]
     mean, sd = st.mean_sd(scores)
@@ -175,6 +205,7 @@ def _measured(group: list[CellResult], matrix: NDArray[np.float64] | None, resam
         these,
         new,
         _facts(group),
+        alike,
     )
 
 

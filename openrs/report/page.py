@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from openrs.report import figures
 from openrs.report.build import Part, Report
 from openrs.report.claims import Claim
 from openrs.report.figures import Drawn
-from openrs.report.measure import Measured
+from openrs.report.measure import Alike, Measured, along_steps
 from openrs.report.published import HERE, canonical_benchmark, published
 from openrs.report.story import story
 from openrs.report.text import printable
@@ -79,7 +80,7 @@ def _title(report: Report) -> str:
 
 def _part(part: Part, number: int) -> dict[str, Any]:
     ident = f"r{number}"
-    lookup = {(one.benchmark, one.hardware, one.settings): one for one in part.measured if one.step is None}
+    lookup = {one.alike: one for one in part.measured if one.step is None}
     return {
         "id": ident,
         "name": part.name,
@@ -194,22 +195,18 @@ def _number(value: float | None) -> str:
 
 def _steps(part: Part, ident: str) -> list[Drawn]:
     drawn = []
-    for number, benchmark in enumerate(dict.fromkeys(one.benchmark for one in part.measured)):
-        rows = [one for one in part.measured if one.benchmark == benchmark and one.step is not None]
-        for other, (hardware, settings) in enumerate(dict.fromkeys((one.hardware, one.settings) for one in rows)):
-            same = [one for one in rows if (one.hardware, one.settings) == (hardware, settings)]
-            if max(len([1 for two in same if two.series == one.series]) for one in same) < 2:
-                continue
-            base = [one for one in part.measured if one.benchmark == benchmark and one.step is None]
-            alike = [one for one in base if (one.hardware, one.settings) == (hardware, settings)]
-            drawn.append(figures.steps(same, alike, f"{ident}-steps{number}-{other}"))
+    for number, (title, rows) in enumerate(along_steps(part.measured)):
+        if max(Counter(one.series for one in rows).values()) < 2:
+            continue
+        base = [one for one in part.measured if one.step is None and one.alike == rows[0].alike]
+        drawn.append(figures.steps(rows, base, title, f"{ident}-steps{number}"))
     return drawn
 
 
-def _seeds(part: Part, ident: str, base: dict[Any, Measured]) -> list[Drawn]:
+def _seeds(part: Part, ident: str, base: dict[Alike, Measured]) -> list[Drawn]:
     drawn = []
     for number, one in enumerate(part.chosen):
-        before = base.get((one.benchmark, one.hardware, one.settings))
+        before = base.get(one.alike)
         rows = [
             (label, row)
             for label, row in (("base model", before), (one.name, one))

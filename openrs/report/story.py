@@ -30,7 +30,7 @@ def story(part: Part, ident: str) -> Story | None:
     """Of the first benchmark on which a published model's checkpoint is the best of several; None where there is none."""
     for one in part.verdicts:
         row = next((m for m in part.chosen if (m.benchmark, m.name) == (one.benchmark, one.checkpoint)), None)
-        best = next((b for b in part.best if (b.benchmark, b.checkpoint) == (one.benchmark, one.checkpoint)), None)
+        best = next((b for b in part.best if row and (b.alike, b.checkpoint) == (row.alike, row.name)), None)
         benchmark = canonical_benchmark(one.benchmark)
         model = part.aliases.get(row.series) if row else None
         if row is None or best is None or benchmark is None or model is None:
@@ -54,7 +54,7 @@ def story(part: Part, ident: str) -> Story | None:
 
 
 def _lines(best: Best, right: int, low: float, high: float) -> list[str]:
-    noise = sqrt(best.mean * (1 - best.mean) / (best.problems * best.seeds))
+    noise = sqrt(best.mean * (1 - best.mean) / (best.alike.problems * best.seeds))
     scatter = "less than" if best.spread <= noise else "more than"
     meaning = (
         "nothing in them says that one is better than another"
@@ -62,7 +62,7 @@ def _lines(best: Best, right: int, low: float, high: float) -> list[str]:
         else "some of them may be better than others"
     )
     return [
-        f"{points(best.raw)} is {right} of {best.problems} problems right, once. Wilson’s 95 % interval is {points(low)} to "
+        f"{points(best.raw)} is {right} of {best.alike.problems} problems right, once. Wilson’s 95 % interval is {points(low)} to "
         f"{points(high)}: other problems like these may give anything in it.",
         f"It is also the best of {best.checkpoints} checkpoints that were evaluated. Had all of them the same true accuracy, "
         f"{points(best.mean)}, the luckiest would still be expected to show {points(best.expected)}. Their scores scatter by "

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from openrs.evaluation import statistics as st
-from openrs.report.measure import Measured
+from openrs.report.measure import Alike, Measured, along_steps
 from openrs.report.published import Score
 
 Outcome = Literal["better", "worse", "not distinguishable", "not compared"]
@@ -204,12 +204,12 @@ def _single(score: float, base: Score) -> st.Comparison:
 class Best:
     """What choosing the best of several checkpoints is worth on a benchmark."""
 
-    benchmark: str
+    alike: Alike
     title: str
+    """The benchmark, with what sets these checkpoints apart where others on it are not like them."""
     checkpoint: str
     checkpoints: int
     seeds: int
-    problems: int
     mean: float
     """Of all checkpoints."""
     spread: float
@@ -225,7 +225,9 @@ class Best:
 
     def json(self) -> dict[str, Any]:
         """For `--json`."""
-        return asdict(self)
+        content = asdict(self)
+        del content["alike"]
+        return content | self.alike.json()
 
 
 def selected(
@@ -234,7 +236,7 @@ def selected(
     """The same for checkpoints that were chosen by score: where one is the best, its luck is taken out of its gain."""
     result = list(found)
     for index, one in enumerate(found):
-        luck = next((b for b in best if (b.benchmark, b.checkpoint) == (one.benchmark, one.checkpoint)), None)
+        luck = next((b for b in best if (b.alike.benchmark, b.checkpoint) == (one.benchmark, one.checkpoint)), None)
         base = baseline.get(one.benchmark)
         if luck is None or luck.deviation is None or one.comparison is None or base is None:
             continue
@@ -255,12 +257,8 @@ def selected(
 
 def best_of(measured: Sequence[Measured]) -> list[Best]:
     """For each benchmark with four trained checkpoints or more, evaluated alike."""
-    groups: dict[tuple[str, int, str | None], list[Measured]] = {}
-    for one in measured:
-        if one.step is not None:
-            groups.setdefault((one.benchmark, one.problems, one.hardware), []).append(one)
     found = []
-    for group in groups.values():
+    for title, group in along_steps(measured):
         if len(group) < 4:
             continue
         scores = [one.mean for one in group]
@@ -269,7 +267,7 @@ def best_of(measured: Sequence[Measured]) -> list[Best]:
         conservative = False
         if seeds > 1 and all(len(one.seeds) == seeds for one in group):
             chosen = st.split_best(np.array([one.scores for one in group]).T)
-        elif all(one.outcomes is not None for one in group) and len({one.data for one in group}) == 1:
+        elif all(one.outcomes is not None for one in group):
             chosen = st.split_problems_best(np.stack([m for one in group if (m := one.means) is not None], axis=1))
         else:
             noise = mean * (1 - mean) / (group[0].problems * seeds)
@@ -277,12 +275,11 @@ def best_of(measured: Sequence[Measured]) -> list[Best]:
         best = group[chosen.index]
         found.append(
             Best(
-                best.benchmark,
-                best.title,
+                best.alike,
+                title,
                 best.name,
                 len(group),
                 seeds,
-                best.problems,
                 mean,
                 float(np.std(scores, ddof=1)),
                 st.expected_maximum(mean, best.problems, len(group), seeds),

@@ -78,13 +78,13 @@ def later_sentences(part: Part) -> list[str]:
     return lines
 
 
-def _later(one: Trend, benchmarks: int) -> str:
+def _later(one: Trend, tests: int) -> str:
     split = one.split
     return (
         f"{one.title}: checkpoints after step {split.after} score {points(abs(split.gain))} points "
         f"{'lower' if split.gain < 0 else 'higher'} than those before ({split.checkpoints} checkpoints, compared within "
         f"each experiment). The step was chosen by looking: p {p_value(split.p)} over all {split.splits} divisions, "
-        f"{p_value(one.adjusted)} after Holm over {plural(benchmarks, 'benchmark')}: "
+        f"{p_value(one.adjusted)} after Holm over {plural(tests, 'test')}: "
         f"{'a difference' if one.adjusted <= 0.05 else 'no difference seen'}."
     )
 

@@ -148,6 +148,62 @@ def test_the_best_of_several_loses_its_luck(tmp_path: Path) -> None:
     assert len(found.trends) == 2 and all(0 < one.adjusted <= 1 for one in found.trends)
 
 
+STEPS = range(10, 90, 10)
+OTHERS = [
+    ({"settings": "1" * 12}, "settings 111111111111", "settings 000000000000", "several settings"),
+    ({"hardware": "NVIDIA L40"}, "NVIDIA L40", "NVIDIA A40", "several kinds of hardware"),
+    ({"data": {"sha256": "sha256:b", "problems": 30}}, "data b", "data a", "data set changed"),
+]
+"""What else cells may have, what sets them apart then from those without, and what is said of it."""
+
+
+@pytest.mark.parametrize(("other", "there", "here"), [one[:3] for one in OTHERS])
+def test_each_checkpoint_counts_once_where_all_were_evaluated_twice(
+    tmp_path: Path, other: dict[str, Any], there: str, here: str
+) -> None:
+    """Another setting, hardware or data set gives each another result, and no second checkpoint to choose from."""
+    for step, outcomes in zip(STEPS, RNG.integers(0, 2, (len(STEPS), 30)).tolist(), strict=True):
+        for name, more in (("one", {}), ("two", {}), ("two", {"seed": 1, **other})):
+            write_cell(tmp_path / name, step, outcomes, **more)
+    (best,), (trend,) = (alone := part(tmp_path, "one")).best, alone.trends
+    assert (best.title, trend.title) == ("AIME24", "AIME24")
+    found = part(tmp_path, "two")
+    titles = {f"AIME24 ({here})", f"AIME24 ({there})"}
+    assert {one.title for one in found.best} == {one.title for one in found.trends} == titles
+    for one in found.best:
+        assert (one.checkpoints, one.expected, one.corrected) == (8, best.expected, best.corrected)
+    for two in found.trends:
+        assert two.split == trend.split and two.adjusted == min(1, 2 * trend.split.p)  # two tests, for Holm
+    report = build(tmp_path, ["two"])
+    assert all(title in page(report) and title in markdown(report) for title in titles)
+    said = report_json(report)["runs"][0]
+    for section in (said["best_of"], said["later_steps"]):
+        assert len({(one["settings"], one["hardware"], one["data"]) for one in section}) == 2
+    json.dumps(said, allow_nan=False)
+
+
+@pytest.mark.parametrize(("other", "why"), [(one[0], one[3]) for one in OTHERS])
+def test_what_changed_midway_makes_no_trend(tmp_path: Path, other: dict[str, Any], why: str) -> None:
+    """Later steps that score higher only where they were evaluated in another way."""
+    for step in range(10, 110, 10):
+        right, more = (9, {}) if step <= 50 else (18, other)
+        write_cell(tmp_path / "mine", step, [1] * right + [0] * (30 - right), **more)
+    found = part(tmp_path)
+    assert found.trends == [] and [one.checkpoints for one in found.best] == [5, 5]
+    assert [line for line in found.missing if line.startswith("AIME24") and why in line and "kept apart" in line]
+
+
+def test_pooled_hardware_is_one_row_of_steps(tmp_path: Path) -> None:
+    """Whichever kinds each checkpoint ran on, and though those of some are not known."""
+    for step, hardware in zip(STEPS, ("NVIDIA A40", "NVIDIA L40") * 4, strict=True):
+        write_cell(tmp_path / "mine", step, drawn(RNG, np.full(30, 0.5)), hardware=hardware)
+    write_cell(tmp_path / "mine", 80, drawn(RNG, np.full(30, 0.5)), seed=1, hardware=None)
+    found = part(tmp_path, pool_hardware=True)
+    assert [(one.title, one.checkpoints) for one in found.best] == [("AIME24", 8)]
+    assert [(one.title, one.split.checkpoints) for one in found.trends] == [("AIME24", 8)]
+    assert not any("kept apart" in line for line in found.missing)
+
+
 # What is broken or absent.
 
 
