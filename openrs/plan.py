@@ -204,7 +204,7 @@ def _granted(resources: Resources, cluster: Cluster) -> Resources:
     gpu_type = resources.gpu_type
     return resources.model_copy(
         update={
-            "gpu_type": cluster.gpu_types.get(gpu_type, gpu_type) if gpu_type else None,
+            "gpu_type": (cluster.gpu_types.get(gpu_type, gpu_type) or None) if gpu_type else None,
             "minutes": min(resources.minutes, cluster.max_minutes or resources.minutes),
         }
     )

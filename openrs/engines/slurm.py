@@ -13,16 +13,13 @@ from pathlib import Path
 
 from openrs.engines import Artifacts, Job, JobInfo, JobState, Place, check_setup, common_files
 from openrs.engines import slurm_container as container
-from openrs.engines.slurm_query import inspect, run, take_back
+from openrs.engines.slurm_query import EXPORTED, inspect, job_name, run, take_back
 from openrs.errors import BadInput
 from openrs.plan import Plan, Stage
 from openrs.resources import template
 from openrs.spec.cluster import SLURM_GPU_TYPE, Cluster
 from openrs.spec.experiment import Spec
 from openrs.worker.host import LAUNCHER
-
-EXPORTED = ("HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG")
-"""Variables of the submitter that a job gets. No more: Slurm's accounting may store a job's environment."""
 
 _PLAIN = re.compile(r"^[A-Za-z0-9_@%+=:,./\-\[\]&|*()!]+$")
 
@@ -83,7 +80,7 @@ class SlurmEngine:
         logs = place.directory / "logs" / stage.name
         comment = f"openrs run={place.run} stage={stage.name} experiment={plan.experiment} spec={plan.hash}"
         options: list[tuple[str, str | None]] = [
-            ("job-name", f"{place.run}-{stage.name}-{place.submission}"),
+            ("job-name", job_name(place.run, stage.name, place.submission)),
             ("comment", " ".join(filter(None, [comment, cluster.comment]))),
             ("partition", cluster.partition),
             ("account", cluster.account),
@@ -132,8 +129,10 @@ class SlurmEngine:
 
     def cancel(self, jobs: list[Job], grace: int) -> None:
         """Removes what waits, asks what runs to stop, waits for the save, then removes it."""
-        ids = [job.handle for job in jobs]
-        run(["scancel", "--state=PENDING", *ids])
+        ids = [handle for handle, info in inspect(jobs).items() if info.state in (JobState.PENDING, JobState.RUNNING)]
+        if not ids:
+            return
+        run(["scancel", "--state=PENDING", *ids], tolerate=("Invalid job id",))
         run(
             ["scancel", "--signal=TERM", *ids],
             tolerate=("Invalid job id", "already completing", "not yet begun", "Job/step already"),
@@ -166,4 +165,6 @@ def log_pattern(directory: Path, pattern: str) -> str:
     """A path below `directory` in sbatch's file name patterns, where `%` is special and a backslash switches them off."""
     if "\\" in str(directory):
         raise BadInput(f"--runs: {str(directory)!r} has a backslash, which Slurm's log file names cannot carry")
+    if taken := re.search("%[jtAa]", str(directory)):
+        raise BadInput(f"--runs: {str(directory)!r} has {taken[0]}, which submitit takes for a job's id")
     return f"{str(directory).replace('%', '%%')}/{pattern}"

@@ -15,7 +15,7 @@ from typing import Any
 from submitit import SlurmExecutor
 from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError, JobPaths
 
-from openrs.engines.slurm_query import take_back
+from openrs.engines.slurm_query import EXPORTED, take_back
 from openrs.errors import BadInput, OpenRSError
 from openrs.plan import Stage
 from openrs.worker.slurm import HostStage
@@ -25,13 +25,18 @@ NO_TIMEOUT_CAP = 10**6
 
 _WAYS_OUT = (
     # sbatch's words (Slurm 22.05 and later) → the profile's field
+    (
+        r"submitjobs?\w*limit",
+        "as many jobs wait as this account or QOS allows: send it later, or put more into each job (cells_per_task and "
+        "array_limit in the cluster profile)",
+    ),
     (r"invalid partition|partition .*not", "partition: set it in the cluster profile to one that `sinfo` shows"),
     (r"invalid account", "account: set it in the cluster profile; `sacctmgr show associations user=$USER` lists yours"),
     (r"invalid qos", "qos: set it in the cluster profile; `sacctmgr show qos` lists them"),
     (
         r"node configuration is not available|generic resource|\bgres\b",
-        "resources: no node offers these GPUs, CPUs and memory together (`sinfo -o '%N %c %m %G'`); change gpu_types or "
-        "gpu_request in the cluster profile, or the experiment's resources",
+        "resources: no node offers these GPUs, CPUs and memory together (`sinfo -o '%N %c %m %G'`); change gpu_types "
+        '(A40 = "" where GPUs have no type) or gpu_request in the cluster profile, or the experiment\'s resources',
     ),
     (
         r"memory specification",
@@ -39,7 +44,7 @@ _WAYS_OUT = (
     ),
     (r"invalid feature|feature", "constraint: set it in the cluster profile to features that `sinfo -o '%N %f'` shows"),
     (
-        r"time limit",
+        r"walldurationperjoblimit|time limit(?!s\))",
         "resources.minutes: more than the partition allows; set max_minutes in the cluster profile, the run goes on in the next attempt",
     ),
     (
@@ -66,17 +71,24 @@ class ScriptExecutor(SlurmExecutor):
         return self._script
 
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
-        # SBATCH_* would override the script's directives, SLURM_* of a surrounding job would leak into this one.
-        foreign = [
-            name
-            for name in os.environ
-            if name.startswith(("SBATCH_", "SLURM_")) and name not in ("SLURM_CONF", "SLURM_CLUSTERS")
-        ]
-        unset = [word for name in foreign for word in ("-u", name)]
-        return ["env", *unset, "sbatch", *self._options, str(submission_file_path)]
+        """An sbatch that sees only what the job is to get, and passes on all of it.
+
+        SBATCH_* would override the script's directives, SLURM_* of a surrounding job would leak into this one. The list in
+        the script is for who sends it by hand: with a list, slurmd also runs the user's login files on the node (sbatch(1),
+        --get-user-env), which may set anything, and take minutes.
+        """
+        given = [f"{name}={os.environ[name]}" for name in (*EXPORTED, "SLURM_CONF") if name in os.environ]
+        clusters = os.environ.get("SLURM_CLUSTERS")
+        options = ["--export=ALL", *([f"--clusters={clusters}"] if clusters else []), *self._options]
+        return ["env", "-i", *given, "sbatch", *options, str(submission_file_path)]
 
     def _get_job_id_from_submission_command(self, string: bytes | str) -> str:  # type: ignore[override]
-        self.accepted.append(super()._get_job_id_from_submission_command(string))
+        said = string.decode(errors="replace") if isinstance(string, bytes) else string
+        # A site may print its own lines about jobs before sbatch's.
+        ids = re.findall(r"^Submitted batch job (\d+)", said, re.MULTILINE)
+        if not ids:
+            raise FailedSubmissionError(f"sbatch did not say a job id, but: {' '.join(said.split())[:300]}")
+        self.accepted.append(ids[-1])
         return self.accepted[-1]
 
     def send_array(self, stage_file: str, tasks: int) -> str:
@@ -119,9 +131,11 @@ def _refusal(stage: str, text: str) -> OpenRSError:
     """Sbatch's refusal in one line, with the way out."""
     said = [
         line.partition("error: ")[2] or line for line in text.splitlines() if "error" in line or "unrecognized" in line
-    ]
-    words = (said[-1] if said else text.strip().splitlines()[-1]).strip()
+    ] or text.strip().splitlines()[-1:]
+    words = "; ".join(line.strip() for line in said)
+    # Slurm's verdict is its last line, and a line of one word the exact reason; what else there is are the site's words.
+    verdict = " ".join([*(line for line in said[:-1] if line.strip().isalnum()), said[-1]]).lower()
     for pattern, way_out in _WAYS_OUT:
-        if re.search(pattern, " ".join(said).lower()):
+        if re.search(pattern, verdict):
             return BadInput(f"Slurm refuses stage {stage}: {words}; {way_out}")
     return OpenRSError(f"Slurm refuses stage {stage}: {words}")

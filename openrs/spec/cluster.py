@@ -207,8 +207,8 @@ class Cluster(KubernetesFields, SlurmFields):
     """Shell lines at the start of each job: modules, a virtual environment."""
     environment: dict[EnvironmentName, Text] = {}
     """Environment variables of every process of the jobs (the experiment's own come on top); never secrets."""
-    gpu_types: dict[Word, Word] = {}
-    """Translates an experiment's GPU type into this scheduler's word for it."""
+    gpu_types: dict[Word, Line] = {}
+    """Translates an experiment's GPU type into this scheduler's word for it; on Slurm into "" where GPUs have no type."""
     max_minutes: Positive | None = None
     """Longest wall time that the cluster grants; longer requests are cut to it and go on in the next attempt."""
     array_limit: Positive = 1000
@@ -233,7 +233,9 @@ class Cluster(KubernetesFields, SlurmFields):
         if twice is not None:
             raise ValueError(f"volumes: two of them are mounted at {twice}")
         for name, word in self.gpu_types.items():
-            if self.engine == "slurm" and not SLURM_GPU_TYPE.fullmatch(word):
+            if not word and self.engine != "slurm":
+                raise ValueError(f"gpu_types.{name}: must not be empty")
+            if word and self.engine == "slurm" and not SLURM_GPU_TYPE.fullmatch(word):
                 raise ValueError(
                     f"gpu_types.{name}: {word!r} is not Slurm's word for a GPU: letters, digits, '.', '_', '+' and '-'; how many "
                     f"is resources.gpus"

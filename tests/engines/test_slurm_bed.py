@@ -20,7 +20,8 @@ from openrs import launch
 from openrs import plan as planning
 from openrs.engines import Artifacts, Job, JobState
 from openrs.engines.slurm import SlurmEngine, quote
-from openrs.engines.slurm_query import inspect
+from openrs.engines.slurm_query import EXPORTED, inspect
+from openrs.engines.slurm_submitit import ScriptExecutor, _refusal
 from openrs.errors import BadInput, OpenRSError
 from openrs.plan import checkpoint_id
 from openrs.runs.record import Record
@@ -133,6 +134,41 @@ def test_refusals_name_the_option_to_change(
     assert bed.run("squeue", "-h").strip() == ""
 
 
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (
+            ["AssocMaxSubmitJobLimit", "Batch job submission failed: Job violates accounting/QOS policy (job submit limit, "
+             "user's size and/or time limits)"],
+            ["AssocMaxSubmitJobLimit; Batch", "send it later"],
+        ),
+        (
+            ["QOSMaxWallDurationPerJobLimit", "Batch job submission failed: Job violates accounting/QOS policy (job submit "
+             "limit, user's size and/or time limits)"],
+            ["resources.minutes"],
+        ),
+        (
+            ["You must name a project.", "Your default time limit is 12 h.", "Batch job submission failed: Unspecified error"],
+            ["You must name a project.; Your default time limit is 12 h.; Batch job submission failed: Unspecified error"],
+        ),
+    ],
+)  # fmt: skip
+def test_a_refusal_in_the_sites_own_words(lines: list[str], expected: list[str]) -> None:
+    message = str(_refusal("train", "\n".join(f"sbatch: error: {line}" for line in lines)))
+    assert all(words in message for words in expected)
+    assert ("resources.minutes" in message) == ("resources.minutes" in expected)
+
+
+def test_gpus_without_a_type(tmp_path: Path) -> None:
+    files = launch.render(EXP3, profile(gpu_types={"A40": ""}), tmp_path / "runs", "untyped").files
+    assert "--gres=gpu:4\n" in files["train/job.sbatch"]
+
+
+@pytest.mark.parametrize("said", ["Submitted batch job 7\n", "your job 3: see\nSubmitted batch job 7 on cluster x\n"])
+def test_the_id_is_the_one_that_sbatch_says(said: str) -> None:
+    assert ScriptExecutor(Path(), "", [])._get_job_id_from_submission_command(said.encode()) == "7"
+
+
 def test_a_refusal_halfway_takes_back_what_was_sent(bed: SlurmBed, tmp_path: Path) -> None:
     experiment = load_experiment(
         "exp3", ["evaluation.resources.gpus=1", "resources.gpus=7", "training.prompts_per_step=42"]
@@ -191,6 +227,13 @@ def test_the_users_sbatch_variables_change_nothing(
     handle = record.submissions[0].stages[1].handle
     assert held.job(handle)["Partition"] == "main"
     assert "canary-77" not in held.run("sacct", "-j", handle, "--env-vars")
+    # Neither does slurmd look for more in the user's login files (SLURM_GET_USER_ENV).
+    config = held.run("scontrol", "show", "config")
+    state = next(line.split("=")[1].strip() for line in config.splitlines() if line.startswith("StateSaveLocation"))
+    stored = next(Path(state).glob(f"hash.*/job.{handle}/environment")).read_bytes()
+    names = {entry.partition(b"=")[0].decode() for entry in stored[4:].split(b"\0")} - {""}
+    assert {"HOME", "PATH"} <= names <= {*EXPORTED, "SLURM_CONF"} | {name for name in names if "SLURM_" in name}
+    assert "SLURM_GET_USER_ENV" not in names
 
 
 def test_cancel_of_what_waits(held: SlurmBed, tmp_path: Path) -> None:
@@ -201,26 +244,73 @@ def test_cancel_of_what_waits(held: SlurmBed, tmp_path: Path) -> None:
     held.wait_gone()
 
 
-def test_states_also_of_what_slurm_has_half_forgotten(held: SlurmBed, tmp_path: Path) -> None:
-    single = held.submit("#!/bin/bash\ntrue\n", "-o", "/dev/null")
-    array = held.submit("#!/bin/bash\ntrue\n", "-o", "/dev/null", "--array=0-2%1")
-    jobs = [Job("run", single, None, tmp_path), Job("run", array, 3, tmp_path), Job("run", "999999", None, tmp_path)]
+def job(handle: str, tasks: int | None = None) -> Job:
+    """What was sent with `NAMED`."""
+    return Job("run", handle, tasks, Path("/runs/run/submission/1/train"))
+
+
+NAMED = ("-o", "/dev/null", "-J", "run-train-1")
+
+
+def test_states_also_of_what_slurm_has_half_forgotten(held: SlurmBed) -> None:
+    single = held.submit("#!/bin/bash\ntrue\n", *NAMED)
+    array = held.submit("#!/bin/bash\ntrue\n", *NAMED, "--array=0-2%1")
+    jobs = [job(single), job(array, 3), job("999999")]
     seen = inspect(jobs)
-    assert [seen[job.handle].state for job in jobs] == [JobState.PENDING, JobState.PENDING, JobState.UNKNOWN]
+    assert [seen[one.handle].state for one in jobs] == [JobState.PENDING, JobState.PENDING, JobState.UNKNOWN]
     assert set(seen[array].tasks) == {0, 1, 2}
-    assert inspect([Job("run", "999999", None, tmp_path)])["999999"].state == JobState.UNKNOWN
+    assert inspect([job("999999")])["999999"].state == JobState.UNKNOWN
     held.run("scancel", f"{array}_1")
     assert inspect(jobs)[array].tasks[1] == JobState.CANCELLED
 
 
-def test_states_without_accounting(slurm_bed_noacct: SlurmBed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_got_the_id_of_another(held: SlurmBed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ids begin again when a controller loses its state: what has another name is not touched, by no command."""
+    other = held.submit("#!/bin/bash\ntrue\n", "-o", "/dev/null", "-J", "pre|cious")
+    assert inspect([job(other)])[other].state == JobState.UNKNOWN
+    SlurmEngine(PROFILE).cancel([job(other)], grace=0)
+    assert held.job(other)["JobState"] == "PENDING"
+    held.run("scancel", other)
+    held.wait_gone()
+    assert inspect([job(other)])[other].state == JobState.UNKNOWN, "nor by accounting"
+
+
+def test_the_users_own_filters_hide_nothing(held: SlurmBed, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = held.submit("#!/bin/bash\ntrue\n", *NAMED)
+    for name in ("SQUEUE_PARTITION", "SQUEUE_NAMES", "SCANCEL_PARTITION", "SACCT_FORMAT"):
+        monkeypatch.setenv(name, "scavenge")
+    assert inspect([job(mine)])[mine].state == JobState.PENDING
+    SlurmEngine(PROFILE).cancel([job(mine)], grace=0)
+    held.wait_gone()
+    assert inspect([job(mine)])[mine].state == JobState.CANCELLED
+
+
+def test_what_only_accounting_takes_for_running_can_be_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A "runaway" job; the answers are written out here, since Slurm mends most of its own by itself."""
+    answers = {"squeue": "", "sacct": "7|RUNNING|run-train-1\n8_0|RUNNING|run-train-1\n8_1|COMPLETED|run-train-1\n"}
+    monkeypatch.setattr("openrs.engines.slurm_query.run", lambda command, tolerate=(): answers[command[0]])
+    seen = inspect([job("7"), job("8", 2)])
+    assert seen["7"].state == seen["8"].tasks[0] == JobState.UNKNOWN and "accounting" in seen["7"].reason
+    assert seen["8"].tasks[1] == JobState.SUCCEEDED
+
+
+def test_an_array_says_what_it_waits_for(held: SlurmBed) -> None:
+    held.run("scontrol", "update", "partitionname=main", "state=up", "maxtime=10")
+    try:
+        array = held.submit("#!/bin/bash\ntrue\n", *NAMED, "--array=0-2", "-t", "60")
+        time.sleep(2)  # until the scheduler has looked
+        assert "3 pending; PartitionTimeLimit (longer than" in inspect([job(array, 3)])[array].reason
+    finally:
+        held.run("scontrol", "update", "partitionname=main", "maxtime=infinite")
+
+
+def test_states_without_accounting(slurm_bed_noacct: SlurmBed, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in slurm_bed_noacct.env.items():
         monkeypatch.setenv(name, value)
-    good = slurm_bed_noacct.submit("#!/bin/bash\ntrue\n", "-o", "/dev/null")
-    bad = slurm_bed_noacct.submit("#!/bin/bash\nexit 3\n", "-o", "/dev/null")
+    good = slurm_bed_noacct.submit("#!/bin/bash\ntrue\n", *NAMED)
+    bad = slurm_bed_noacct.submit("#!/bin/bash\nexit 3\n", *NAMED)
     slurm_bed_noacct.wait_gone()
-    jobs = [Job("run", good, None, tmp_path), Job("run", bad, None, tmp_path), Job("run", "999999", None, tmp_path)]
-    jobs += [Job("run", str(number), None, tmp_path) for number in range(900_000, 900_150)]
+    jobs = [job(good), job(bad), job("999999"), *(job(str(number)) for number in range(900_000, 900_150))]
     asked: list[str] = []
     ask = subprocess.run
 
@@ -232,16 +322,16 @@ def test_states_without_accounting(slurm_bed_noacct: SlurmBed, tmp_path: Path, m
         patch.setattr(subprocess, "run", counted)
         seen = inspect(jobs)
     assert asked == ["squeue", "sacct"], "however many are forgotten"
-    states = [seen[job.handle].state for job in jobs]
+    states = [seen[one.handle].state for one in jobs]
     assert states == [JobState.SUCCEEDED, JobState.FAILED, *[JobState.UNKNOWN] * 151]
 
 
-def test_states_in_a_partition_that_is_hidden(bed: SlurmBed, tmp_path: Path) -> None:
-    job = bed.submit("#!/bin/bash\ntrue\n", "-o", "/dev/null", "-p", "scavenge")
+def test_states_in_a_partition_that_is_hidden(bed: SlurmBed) -> None:
+    handle = bed.submit("#!/bin/bash\ntrue\n", *NAMED, "-p", "scavenge")
     bed.wait_gone()
     bed.run("scontrol", "update", "partitionname=scavenge", "hidden=yes")
     try:
-        assert inspect([Job("run", job, None, tmp_path)])[job].state == JobState.SUCCEEDED
+        assert inspect([job(handle)])[handle].state == JobState.SUCCEEDED
     finally:
         bed.run("scontrol", "update", "partitionname=scavenge", "hidden=no")
 
@@ -255,11 +345,11 @@ def test_setup_lines_run_after_the_login_file(bed: SlurmBed, tmp_path: Path) -> 
     assert "PATH is " in log
 
 
-def test_a_controller_that_does_not_answer(bed: SlurmBed, tmp_path: Path) -> None:
+def test_a_controller_that_does_not_answer(bed: SlurmBed) -> None:
     bed.stop_controller()
     try:
         with pytest.raises(OpenRSError, match="contact slurm controller") as failed:
-            inspect([Job("run", "1", None, tmp_path)])
+            inspect([job("1")])
         assert "\n" not in str(failed.value)
     finally:
         bed.start_controller()
@@ -270,12 +360,12 @@ def test_a_controller_that_does_not_answer(bed: SlurmBed, tmp_path: Path) -> Non
     value=st.text(st.characters(min_codepoint=32, exclude_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1, max_size=40)
 )
 def test_a_quoted_value_arrives_at_slurm_unchanged(bed: SlurmBed, value: str) -> None:
-    job = bed.submit(
+    handle = bed.submit(
         f"#!/bin/bash\n#SBATCH --comment={quote('comment', value)}\n#SBATCH --hold\ntrue\n", "-o", "/dev/null"
     )
-    shown = bed.run("scontrol", "show", "job", job)
+    shown = bed.run("scontrol", "show", "job", handle)
     comment = next(line.strip() for line in shown.splitlines() if line.strip().startswith("Comment="))
-    bed.run("scancel", job)
+    bed.run("scancel", handle)
     assert comment == f"Comment={value}".rstrip()
 
 
@@ -285,8 +375,9 @@ def test_a_runs_directory_with_odd_characters(bed: SlurmBed, tmp_path: Path) -> 
     wait_for(record, JobState.FAILED)
     assert list((runs / "odd" / "logs" / "train").glob("slurm-*.out"))
     assert "offers 0 of the 4 GPUs" in str(status([record])[0].stages)
-    with pytest.raises(BadInput, match="backslash"):
-        launch.submit(EXP3, PROFILE, tmp_path / "back\\slash", "odd")
+    for name, words in (("back\\slash", "backslash"), ("%job", "%j, which submitit")):
+        with pytest.raises(BadInput, match=words):
+            launch.submit(EXP3, PROFILE, tmp_path / name, "odd")
 
 
 def test_1000_cells_in_one_query(held: SlurmBed, tmp_path: Path) -> None:
@@ -305,7 +396,7 @@ def test_1000_cells_in_one_query(held: SlurmBed, tmp_path: Path) -> None:
     target = place.directory / "submission" / "1" / "eval"
     target.mkdir(parents=True)
     handle = engine.submit(artifacts)["eval"]
-    info = inspect([Job("run", handle, 1000, target)])[handle]
+    info = inspect([Job("many", handle, 1000, target)])[handle]
     assert len(info.tasks) == 1000
     assert set(info.tasks.values()) == {JobState.PENDING}
     assert len(list((target / "submitit").glob(f"{handle}_*_submitted.pkl"))) == 1000

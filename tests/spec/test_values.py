@@ -65,9 +65,9 @@ def test_no_field_of_a_cluster_is_empty(field: str) -> None:
 
 
 def test_gpu_types_are_not_empty() -> None:
-    for types in ({"": "a40"}, {"A40": ""}):
+    for engine, types in (("slurm", {"": "a40"}), ("kubernetes", {"A40": ""})):
         with pytest.raises(BadInput, match="gpu_types"):
-            cluster(gpu_types=types)
+            cluster(engine=engine, gpu_types=types)
 
 
 @pytest.mark.parametrize(
