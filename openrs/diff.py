@@ -1,4 +1,4 @@
-"""What a submit now would change against what a run was sent with."""
+"""What a submit now would change against what a run was first sent with."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from pathlib import Path
 
 from openrs.engines import Artifacts, Engine, RemoteEngine, engine_for
 from openrs.errors import BadInput
-from openrs.launch import place_of
+from openrs.launch import place_of, spec_of
 from openrs.plan import make_plan
 from openrs.runs.files import read_object
 from openrs.runs.record import Record
 from openrs.spec.canonical import pretty
+from openrs.spec.change import changed
+from openrs.spec.experiment import Experiment
 from openrs.spec.load import PACKAGE, load_cluster, load_experiment
+from openrs.stage import read_spec
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Difference:
     files: list[Change]
     code: Code | None
     """None where it is the same, or where the jobs' image holds the code."""
+    since: list[str]
+    """Fields that a `resume` has changed since that first sending, which is none of the above."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,11 @@ def compare(record: Record, runs: Path, overrides: list[str]) -> Difference:
 
     Raises BadInput.
     """
+    spec = spec_of(record)
+    if not isinstance(spec, Experiment):
+        raise BadInput(
+            f"run {record.run} evaluates a model, and there is no experiment to compare; {record.dir}/spec.json says what was sent"
+        )
     if record.asked is None or not record.submissions:
         raise BadInput(
             f"run {record.run}: what was asked for is not on record, an older openrs sent it; `openrs render` shows what would "
@@ -69,7 +79,7 @@ def compare(record: Record, runs: Path, overrides: list[str]) -> Difference:
     cluster = load_cluster(record.cluster.name)
     engine, first = engine_for(cluster), record.submissions[0]
     place = place_of(cluster, runs, record.run, first.number)
-    artifacts = engine.render(experiment, make_plan(experiment, cluster), place)
+    artifacts = engine.render(experiment, make_plan(experiment, cluster, hold_steps=record.as_they_land), place)
     now = {"spec.json": pretty(experiment)} | artifacts.files
     directory = Path(record.dir) / "submission" / str(first.number)
     was = {name: _text(directory / name) for name in now}
@@ -79,7 +89,7 @@ def compare(record: Record, runs: Path, overrides: list[str]) -> Difference:
     was |= {f"{stage}/{kind}": _text(directory / stage / kind) for stage in sorted(dropped) for kind in sorted(kinds)}
     files = [_change(name, was[name], now.get(name, ""), "sent") for name in was if was[name] != now.get(name, "")]
     code = None if isinstance(engine, RemoteEngine) else _code(directory)
-    return Difference(engine, artifacts, files, code)
+    return Difference(engine, artifacts, files, code, _since(directory / "spec.json", spec))
 
 
 def on_server(difference: Difference) -> OnServer | None:
@@ -98,6 +108,13 @@ def _code(submission: Path) -> Code | None:
     sent = (read_object(submission / "source.json") or {}).get("code")
     code = Code(sent, provenance.tree_hash(PACKAGE))
     return None if code.sent == code.now else code
+
+
+def _since(first: Path, newest: Experiment) -> list[str]:
+    """Fields that differ between the first sending's spec and the newest one's, but for the benchmarks: `openrs eval` adds some."""
+    if not first.is_file():
+        return []
+    return [field for field in changed(read_spec(first), newest) if field != "evaluation.benchmarks"]
 
 
 def _text(path: Path) -> str:

@@ -19,6 +19,7 @@ from openrs.spec.evaluation import ModelEvaluation
 from openrs.spec.experiment import Experiment, Spec
 from openrs.spec.load import load_evaluation, named_benchmarks, validate
 from openrs.spec.paths import shortened
+from openrs.stage import Cell, read_spec
 from openrs.status import RunStatus, finished_cells, jobs, stage_states
 from openrs.training.checkpoint import MANIFEST
 
@@ -43,14 +44,12 @@ def evaluate_run(
     with alone(runs, run):
         known = record.load(runs, run)
         engine = engine_for(known.cluster)
-        spec = _with(spec_of(known), benchmarks, RunDirectory(Path(known.dir)).is_complete("train"))
+        spec, names = _with(spec_of(known), benchmarks, RunDirectory(Path(known.dir)).is_complete("train"))
         infos = engine.inspect(list(jobs(known).values()))
         states = stage_states(known, infos)
         steps = [_step(known, spec, name) for name in checkpoints]
         wanted = planning.cells(spec, list(dict.fromkeys(steps)), full=full, seeds=seeds)
-        if benchmarks:
-            names = {entry["name"] for entry in named_benchmarks(benchmarks)}
-            wanted = [cell for cell in wanted if cell.benchmark in names]
+        wanted = [cell for cell in wanted if cell.benchmark in names]
         taken: set[str] = set()
         for name, (_, sent) in known.newest().items():
             info = infos.get(sent.handle)
@@ -65,14 +64,29 @@ def evaluate_run(
         return send_more(known, runs, spec, planning.assemble(spec, known.cluster, stages)), len(todo)
 
 
-def _with(spec: Spec, benchmarks: Sequence[str], trained: bool) -> Spec:
-    """The spec with these benchmarks too. While it trains, a run's spec is what its checkpoints are held against."""
-    if not benchmarks:
-        return spec
+def example(runs: Path, run: str) -> str:
+    """What may stand behind `--checkpoint` for this run."""
+    spec = spec_of(record.load(runs, run))
+    if not isinstance(spec, Experiment):
+        return f"{run} evaluates a model, and `--checkpoint {BASE}` evaluates it further"
+    steps = [planning.checkpoint_id(step) for step in sorted(spec.evaluation.at_steps)]
+    return f"{BASE}, or a step such as {steps[-1]} of {run}" if steps else f"{BASE}; {run} has no evaluation.at_steps"
+
+
+def _with(spec: Spec, benchmarks: Sequence[str], trained: bool) -> tuple[Spec, set[str]]:
+    """The spec with these benchmarks too, and their names: all that it has where none are given.
+
+    While it trains, a run's spec is what its checkpoints are held against. Raises BadInput.
+    """
     have = {benchmark.name for benchmark in spec.evaluation.benchmarks}
-    new = [entry for entry in named_benchmarks(benchmarks) if entry["name"] not in have]
+    if not benchmarks:
+        return spec, have
+    # A run's own benchmark need be no shipped one, and has no file any more.
+    entries = named_benchmarks([name for name in benchmarks if name not in have])
+    names = {name for name in benchmarks if name in have} | {entry["name"] for entry in entries}
+    new = [entry for entry in entries if entry["name"] not in have]
     if not new:
-        return spec
+        return spec, names
     if isinstance(spec, Experiment) and not trained:
         raise BadInput(
             f"--benchmarks {new[0]['name']}: not one of the run's own ({', '.join(have) or 'it has none'}), and others can be "
@@ -80,7 +94,7 @@ def _with(spec: Spec, benchmarks: Sequence[str], trained: bool) -> Spec:
         )
     content = spec.model_dump(mode="json")
     content["evaluation"]["benchmarks"] += new
-    return validate(type(spec), content, "--benchmarks")
+    return validate(type(spec), content, "--benchmarks"), names
 
 
 def _step(known: record.Record, spec: Spec, name: str) -> int | None:
@@ -95,7 +109,7 @@ def _step(known: record.Record, spec: Spec, name: str) -> int | None:
         there = sorted({*there} & {*complete_steps(directory)})
     if match is None or int(match[1]) not in there:
         names = ", ".join([BASE, *map(planning.checkpoint_id, there)])
-        why = "" if there else "; no checkpoint of evaluation.at_steps is complete"
+        why = "" if there or not isinstance(spec, Experiment) else "; no checkpoint of evaluation.at_steps is complete"
         raise BadInput(f"--checkpoint {shortened(name)!r}: there is {names}{why}")
     return int(match[1])
 
@@ -165,7 +179,7 @@ def land(runs: Path, known: record.Record, status: RunStatus | None = None) -> r
     `status` is needed only where the checkpoints are out of sight.
     """
     spec = spec_of(known)
-    landed = _landed(known, spec, status) if known.as_they_land and isinstance(spec, Experiment) else []
+    landed = _landed(known, spec, status) if known.as_they_land and isinstance(spec, Experiment) else {}
     if not landed:
         return known
     with alone(runs, known.run):
@@ -173,23 +187,36 @@ def land(runs: Path, known: record.Record, status: RunStatus | None = None) -> r
         landed = _landed(known, spec, status)
         stages = [
             stage
-            for step in landed
-            for stage in planning.cell_stages(f"eval-{step:06d}", planning.cells(spec, [step]), [], spec, known.cluster)
+            for step, cells in landed.items()
+            for stage in planning.cell_stages(f"eval-{step:06d}", cells, [], spec, known.cluster)
         ]
         return send_more(known, runs, spec, planning.assemble(spec, known.cluster, stages)) if stages else known
 
 
-def _landed(known: record.Record, spec: Spec, status: RunStatus | None) -> list[int]:
-    """Steps whose checkpoint is complete, and of which no cell has been sent."""
-    sent = {cell.step for one in known.submissions for stage in one.stages for cell in stage.cells}
-    waiting = [step for step in sorted(spec.evaluation.at_steps) if step not in sent]
+def _landed(known: record.Record, spec: Spec, status: RunStatus | None) -> dict[int, list[Cell]]:
+    """Step → its cells that have never been sent, of each step whose checkpoint is complete."""
+    directory = RunDirectory(Path(known.dir))
+    # What `openrs eval` has added is for the checkpoints that it was asked for.
+    first = directory.submission(1) / "spec.json"  # an older openrs left none on Kubernetes
+    own = {benchmark.name for benchmark in (read_spec(first) if first.exists() else spec).evaluation.benchmarks}
+    # Not by their paths: with another openrs a cell may have another one, and is the same cell.
+    sent = {_key(cell) for one in known.submissions for stage in one.stages for cell in stage.cells}
+    waiting: dict[int, list[Cell]] = {}
+    for step in sorted(spec.evaluation.at_steps):
+        cells = [cell for cell in planning.cells(spec, [step]) if cell.benchmark in own and _key(cell) not in sent]
+        if cells:
+            waiting[step] = cells
     if not waiting:
-        return []
+        return {}
     if isinstance(engine_for(known.cluster), RemoteEngine):
-        # Its files are out of sight. A checkpoint is written before the next step begins.
+        # Its files are out of sight, and a checkpoint is written while training goes on: the trainer says which are there.
         if status is None:
-            return []
+            return {}
         over = any(stage.name == "train" and stage.state == "SUCCEEDED" for stage in status.stages)
-        return [step for step in waiting if over or status.step > step]
-    there = set(complete_steps(RunDirectory(Path(known.dir))))
-    return [step for step in waiting if step in there]
+        return {step: cells for step, cells in waiting.items() if over or status.saved >= step}
+    there = set(complete_steps(directory))
+    return {step: cells for step, cells in waiting.items() if step in there}
+
+
+def _key(cell: Cell) -> tuple[int | None, str, int]:
+    return cell.step, cell.benchmark, cell.seed

@@ -114,7 +114,7 @@ def submit(
             submissions=[],
         )
         write_atomic(here / "spec.json", pretty(spec))
-        return _send(engine, artifacts, new, runs)
+        return _send(engine, artifacts, spec, new, runs)
     except BaseException as error:
         for directory in claimed:
             shutil.rmtree(directory, ignore_errors=True)
@@ -221,7 +221,7 @@ def send_more(known: record.Record, runs: Path, spec: Spec, plan: planning.Plan)
     place = place_of(known.cluster, runs, known.run, max([0, *directory.submissions()]) + 1)
     try:
         known = known.model_copy(update={"hash": plan.hash})
-        return _send(engine, engine.render(spec, plan, place), known, runs)
+        return _send(engine, engine.render(spec, plan, place), spec, known, runs)
     except OSError as error:
         raise _unwritable(runs, error) from None
 
@@ -286,7 +286,7 @@ def cancel(runs: Path, run: str) -> record.Record:
         return known
 
 
-def _send(engine: Engine, artifacts: Artifacts, known: record.Record, runs: Path) -> record.Record:
+def _send(engine: Engine, artifacts: Artifacts, spec: Spec, known: record.Record, runs: Path) -> record.Record:
     """Writes a submission, sends it, and adds it to the record."""
     from openrs.runs import provenance  # not needed to render, and slow to import
 
@@ -298,6 +298,7 @@ def _send(engine: Engine, artifacts: Artifacts, known: record.Record, runs: Path
         for name, content in artifacts.files.items():
             (target / name).parent.mkdir(exist_ok=True)
             write_atomic(target / name, content)
+        write_atomic(target / "spec.json", pretty(spec))  # not every engine has it among its files
         for stage in artifacts.plan.stages:
             (target / stage.name).mkdir(exist_ok=True)
             (directory.path / "logs" / stage.name).mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from openrs.engines import FORGOTTEN, Job, JobInfo, JobState, engine_for, is_remote
 from openrs.errors import OpenRSError
 from openrs.runs.directory import RunDirectory
@@ -45,6 +47,8 @@ class RunStatus(Strict):
     steps: int
     attempts: int
     """Starts of the training stage."""
+    saved: int = Field(default=0, exclude=True)
+    """Newest step whose checkpoint the scheduler's side knows to be complete, where the client does not see them."""
     stages: list[StageStatus]
 
 
@@ -94,7 +98,7 @@ def _run_status(record: Record, infos: dict[str, JobInfo]) -> RunStatus:
     directory = RunDirectory(Path(record.dir))
     remote = is_remote(record.cluster)
     step, attempts = int(directory.progress().get("step", 0)), len(directory.attempts("train"))
-    events = directory.ledger()
+    events, saved = directory.ledger(), 0
     stages = []
     for name, (submission, sent) in record.newest().items():
         info = infos.get(sent.handle, JobInfo(JobState.UNKNOWN, FORGOTTEN))
@@ -109,7 +113,7 @@ def _run_status(record: Record, infos: dict[str, JobInfo]) -> RunStatus:
             state, reason = _in_its_own_words(state, reason, name, submission, events)
         if sent.tasks is None:
             step = max(step, record.steps if remote and complete else info.step or 0)
-            attempts = max(attempts, info.attempts or 0)
+            attempts, saved = max(attempts, info.attempts or 0), info.saved or 0
         count = CellCount(done=len(done), failed=failed, total=len(sent.cells))
         stages.append(StageStatus(name=name, state=state, handle=sent.handle, reason=reason, cells=count))
     return RunStatus(
@@ -120,6 +124,7 @@ def _run_status(record: Record, infos: dict[str, JobInfo]) -> RunStatus:
         step=step,
         steps=record.steps,
         attempts=attempts,
+        saved=saved,
         stages=stages,
     )
 

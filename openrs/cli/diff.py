@@ -1,4 +1,4 @@
-"""`openrs diff`: what a submit now would change against what a run was sent with."""
+"""`openrs diff`: what a submit now would change against what a run was first sent with."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def command(
     runs: Runs = RUNS,
     json: Json = False,
 ) -> None:
-    """What a submit now would change against what RUN was sent with.
+    """What a submit now would change against what RUN was first sent with.
 
     The experiment as it was asked for, its file and the cluster's profile as they are now, and --set on top. On Kubernetes
     also against what the server has, which is asked without changing anything. Ends with 0 whether there are differences or
@@ -38,6 +38,9 @@ def command(
         _show(found.files)
         if code:
             print(f"code: {code['sent']} was sent, {code['now']} is here now")
+    if found.since:
+        changes = ", ".join(found.since)
+        say(one_line(f"openrs: {run} has been resumed with another {changes}; this compares with its first sending"))
     server = on_server(found)
     differs = bool(found.files or found.code or (server and server.changes))
     if json:

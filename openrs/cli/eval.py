@@ -70,10 +70,10 @@ def command(
         wrong = next((option for option, value in of_models.items() if value), None)
         if wrong is not None:
             raise BadInput(f"{wrong}: {subject} is a run; its evaluation goes where it is, as it was sent")
-        if not checkpoint:
-            raise BadInput(f"--checkpoint is missing: base, or a step such as step-000050 of {subject}")
-        from openrs.evals import evaluate_run
+        from openrs.evals import evaluate_run, example
 
+        if not checkpoint:
+            raise BadInput(f"--checkpoint is missing: {example(runs, subject)}")
         record, count = evaluate_run(runs, subject, checkpoint, names, wanted, full)
         said = f"{count} cells sent" if count else "nothing to send: every cell is done or under way"
     else:

@@ -111,6 +111,8 @@ class JobInfo:
     """Newest training step that the scheduler's side knows of, where the client does not see the run directory."""
     attempts: int | None = None
     """Starts, likewise."""
+    saved: int | None = None
+    """Newest step whose checkpoint is complete, likewise."""
 
 
 class Engine(Protocol):

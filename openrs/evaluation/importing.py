@@ -11,11 +11,9 @@ from typing import Any
 from openrs.errors import BadInput
 from openrs.evaluation.lighteval_results import Tree, read_tree, slug
 from openrs.runs.files import write_atomic
+from openrs.runs.record import IMPORTED
 from openrs.spec.base import RUN_ID
 from openrs.spec.paths import shortened
-
-MARKER = "import.json"
-"""Says that a run directory was imported, from where, and what was found."""
 
 
 def import_lighteval(
@@ -76,7 +74,7 @@ def _write(runs: Path, run: str, cells: list[dict[str, Any]], summary: dict[str,
             path.parent.mkdir(parents=True, exist_ok=True)
             content = {"schema_version": 1, "state": "done", **cell}
             path.write_text(json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
-        write_atomic(building / MARKER, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+        write_atomic(building / IMPORTED, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
         building.rename(target)
     except OSError as error:
         shutil.rmtree(building, ignore_errors=True)

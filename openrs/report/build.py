@@ -9,7 +9,6 @@ from typing import Any
 
 from openrs.errors import BadInput
 from openrs.evaluation import statistics as st
-from openrs.evaluation.importing import MARKER
 from openrs.report.cells import EXAMPLES, Found, example_cells, read_cells
 from openrs.report.history import History, read_history
 from openrs.report.measure import Alike, Measured, along_steps, measure
@@ -85,7 +84,7 @@ def resolve(runs: Path, name: str) -> Source:
         return Source(Path(name).resolve().name, Path(name))
     there = runs / name
     loose = RUN_ID.fullmatch(name) is not None and not (there / record.RECORD).exists()
-    if loose and ((there / MARKER).is_file() or (there / "eval").is_dir()):
+    if loose and ((there / record.IMPORTED).is_file() or (there / "eval").is_dir()):
         return Source(name, there)
     known_run = record.load(runs, name)
     directory = Path(known_run.dir)
@@ -171,7 +170,7 @@ def _part(source: Source, given: Baseline | None, checkpoint: str | None, pool: 
     history = read_history(source.directory) if source.directory else History()
     if history.untrained:  # models as they are: none of them is the others' base
         measured = [replace(one, label=one.model or one.checkpoint) for one in measured]
-    imported = source.directory is None or (source.directory / MARKER).is_file()
+    imported = source.directory is None or (source.directory / record.IMPORTED).is_file()
     missing = [*found.aside, *([] if imported else history.missing)]
     chosen, how = _chosen(measured, source, checkpoint)
     name, base = given or ((NO_BASE, {}) if history.untrained else _own(measured, source))

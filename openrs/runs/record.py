@@ -19,6 +19,9 @@ from openrs.stage import Cell, RunId, read
 
 RECORD = "record.json"
 
+IMPORTED = "import.json"
+"""Says that a run directory was imported, from where, and what was found."""
+
 Count = Annotated[int, Field(ge=0, le=10**9)]
 
 
@@ -119,6 +122,8 @@ def load(runs: Path, run: str) -> Record:
         raise BadInput(
             f"run id {shortened(run)!r} is not one: small letters, digits and '-', at most 32, starting with a letter"
         )
+    if os.path.lexists(runs / run / IMPORTED) and not os.path.lexists(runs / run / RECORD):
+        raise BadInput(f"run {run} was imported and never sent; `openrs report {run}` shows what it holds")
     if not os.path.lexists(runs / run / RECORD):
         known = run_names(runs)
         hint = nearest(run, known) or ("; `openrs status` shows all" if known else "; there are no runs yet")

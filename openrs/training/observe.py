@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # they import torch; a session looks at the metrics file befo
     from openrs.training.rollout import Roller, Rollout
 
 
-VARIES = ("time", "seconds", "phases", "tokens_per_second", "memory_gib", "attempt")
+VARIES = ("time", "seconds", "phases", "tokens_per_second", "memory_gib", "attempt", "saved")
 """Fields of a metrics line that tell of the machine and not of the training: all others are the same in every run."""
 
 

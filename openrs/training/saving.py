@@ -46,6 +46,8 @@ class Saving:
         self._recorded = recorded
         self.saved = saved
         """The last step of which a checkpoint is there or under way."""
+        self.written = saved
+        """The last step of which a checkpoint is there."""
         self._count = 0
 
     def after_step(self, trainer: Any) -> None:
@@ -129,6 +131,7 @@ class Saving:
         elif not busy:
             self._save = None
             self._due.written(save.seconds)
+            self.written = save.step
 
     def _failed(self, save: Save) -> None:
         """Ends a write that failed on some rank. All ranks raise, or none."""

@@ -272,6 +272,7 @@ class Trainer(TransformersTrainer):
                 stats,
                 step=step,
                 steps=self._experiment.training.steps,
+                saved=self._saving.written,
                 attempt=self._rank.attempt,
                 time=time.time(),
                 seconds=seconds,

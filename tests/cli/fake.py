@@ -94,10 +94,15 @@ class FakeEngine:
 
 
 class FakeRemoteEngine(FakeEngine):
-    """The same, as if the client did not see the run directories.
+    """The same, as if the client did not see the run directories, and with the spec inside each stage's file.
 
     A fake: that a real Kubernetes answers like this is tested in tests/engines/test_kubernetes_cli.py.
     """
+
+    def render(self, experiment: Experiment, plan: Plan, place: Place) -> Artifacts:
+        artifacts = super().render(experiment, plan, place)
+        del artifacts.files["spec.json"]
+        return artifacts
 
     def logs(self, jobs: list[Job]) -> list[PodLog]:
         handles = {job.handle for job in jobs}

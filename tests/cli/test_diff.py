@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from openrs.engines import JobState
 from openrs.runs.record import Record, load
 from tests.cli.conftest import Openrs
 from tests.cli.fake import Scheduler
 from tests.cli.test_bad_input import refused
+from tests.cli.test_eval import checkpoints
 
 PROFILE = '[clusters.mine]\nextends = "{}"\nlease_seconds = {}\n'
 
@@ -94,6 +96,45 @@ def test_a_run_that_does_not_know_what_was_asked_for(openrs: Openrs, record: Rec
     path.write_text(json.dumps(content))
     refused(openrs("diff", "mine"), "not on record", "openrs render")
     refused(openrs("diff", "nobody"), "does not exist")
+
+
+def test_checkpoints_as_they_land_are_no_difference(openrs: Openrs, record: Record, workdir: Path) -> None:
+    from openrs.evals import land
+
+    assert openrs("submit", "smoke", "--cluster", "mine", "--run", "lands", "--as-they-land").code == 0
+    assert openrs("diff", "lands", "--exit-code").out == "lands: a submit now would send the same\n"
+    known = load(workdir / "runs", "lands")
+    checkpoints(known, 10)
+    assert len(land(workdir / "runs", known).submissions) == 2
+    assert openrs("diff", "lands", "--exit-code").code == 0
+    assert "+++ now/train/stage.json" in openrs("diff", "lands", "--set", "training.steps=51").out
+
+
+@pytest.mark.parametrize("cluster", ["local", "k8s"])
+def test_what_a_resume_has_changed_since(cluster: str, openrs: Openrs, scheduler: Scheduler, workdir: Path) -> None:
+    """The comparison is with the first sending, and says so."""
+    assert "was first sent with" in " ".join(openrs("diff", "--help").out.split())
+    assert openrs("submit", "smoke", "--cluster", cluster, "--run", "mine").code == 0
+    scheduler.set(base=JobState.SUCCEEDED, train=JobState.FAILED, eval=JobState.CANCELLED)
+    assert openrs("resume", "mine").code == 0
+    assert openrs("diff", "mine").err == "", "nothing has changed"
+    assert openrs("resume", "mine", "--set", "checkpoint.keep=5", "--allow-change").code == 0
+    said = openrs("diff", "mine", "--exit-code")
+    assert (said.code, said.out) == (0, "mine: a submit now would send the same\n")
+    assert said.err == (
+        "openrs: mine has been resumed with another checkpoint.keep; this compares with its first sending\n"
+    )
+
+
+def test_runs_that_are_no_experiment(openrs: Openrs, record: Record, workdir: Path) -> None:
+    words = ["--cluster", "local", "--benchmarks", "aime24", "--seeds", "1", "--run", "two"]
+    assert openrs("eval", "some/model", *words).code == 0
+    refused(openrs("diff", "two"), "run two evaluates a model, and there is no experiment to compare")
+    imported = workdir / "runs" / "import-x"
+    imported.mkdir()
+    (imported / "import.json").write_text("{}")
+    refused(openrs("diff", "import-x"), "import-x was imported and never sent", "openrs report import-x")
+    refused(openrs("diff", "import-y"), "does not exist")
 
 
 def test_what_the_server_has(openrs: Openrs, scheduler: Scheduler, workdir: Path) -> None:

@@ -17,6 +17,7 @@ from tests.cli.fake import Scheduler
 from tests.cli.test_runs import ALL, finish
 
 MODEL = PACKAGE / "models" / "tiny-sums"
+MORE = "name: more\ndata: {type: sums, split: held_out, count: 5, seed: 3}\nsampling: {temperature: 1, max_new_tokens: 8}\n"
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_a_chosen_checkpoint_by_the_full_protocol(
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["mine"], "--checkpoint is missing"),
+        (["mine"], "--checkpoint is missing: base, or a step such as step-000040 of mine"),
         (["mine", "--checkpoint", "base", "--seeds", "0"], "--seeds 0: at least 1"),
         (["mine", "--checkpoint", "base", "--seeds", "2", "--full"], "two protocols"),
         (["mine", "--checkpoint", "base", "--cluster", "local"], "--cluster: mine is a run"),
@@ -138,9 +139,7 @@ def test_more_benchmarks_of_a_trained_run(openrs: Openrs, record: Record, schedu
     finish(record, ALL)
     checkpoints(record, 40)
     scheduler.set(base=JobState.SUCCEEDED, train=JobState.SUCCEEDED, eval=JobState.SUCCEEDED)
-    (workdir / "more.yaml").write_text(
-        "name: more\ndata: {type: sums, split: held_out, count: 5, seed: 3}\nsampling: {temperature: 1, max_new_tokens: 8}\n"
-    )
+    (workdir / "more.yaml").write_text(MORE)
     assert openrs("eval", "mine", "--checkpoint", "40", "--benchmarks", "more.yaml").code == 0
     (cell,) = sent(workdir)["extra-2"]
     assert (cell.benchmark, cell.step) == ("more", 40)
@@ -150,6 +149,36 @@ def test_more_benchmarks_of_a_trained_run(openrs: Openrs, record: Record, schedu
     assert sent(workdir)["extra-2"] == [cell]
     own = json.loads((workdir / "runs" / "mine" / "spec.json").read_text())
     assert [one["name"] for one in own["evaluation"]["benchmarks"]] == ["sums-held-out"]
+
+
+def test_the_runs_own_benchmarks_by_name(openrs: Openrs, record: Record, scheduler: Scheduler, workdir: Path) -> None:
+    """Though they are no shipped ones; also beside others, and while training goes on."""
+    said = openrs("eval", "mine", "--checkpoint", "base", "--benchmarks", "sums-held-out", "--seeds", "3")
+    assert said.code == 0, said.err
+    assert [(cell.benchmark, cell.seed) for cell in sent(workdir)["extra-2"]] == [("sums-held-out", 2)]
+    finish(record, ALL)
+    checkpoints(record, 40)
+    scheduler.set(base=JobState.SUCCEEDED, train=JobState.SUCCEEDED, eval=JobState.SUCCEEDED)
+    (workdir / "more.yaml").write_text(MORE)
+    both = ["--benchmarks", "more.yaml,sums-held-out", "--seeds", "2"]
+    assert openrs("eval", "mine", "--checkpoint", "40", *both).code == 0
+    cells = [(cell.benchmark, cell.seed) for cell in sent(workdir)["extra-3"]]
+    assert cells == [("sums-held-out", 1), ("more", 0), ("more", 1)]
+    # What was added before is the run's own by now.
+    (workdir / "more.yaml").unlink()
+    assert openrs("eval", "mine", "--checkpoint", "base", "--benchmarks", "more", "--seeds", "1").code == 0
+    assert [cell.benchmark for cell in sent(workdir)["extra-4"]] == ["more"]
+
+
+def test_more_of_a_model(openrs: Openrs, scheduler: Scheduler, workdir: Path) -> None:
+    words = ["--cluster", "local", "--benchmarks", "aime24", "--seeds", "1", "--run", "two"]
+    assert openrs("eval", "some/model", *words).code == 0
+    said = openrs("eval", "two", "--seeds", "3")
+    assert said.code == 2 and "two evaluates a model, and `--checkpoint base` evaluates it further" in said.err
+    said = openrs("eval", "two", "--seeds", "3", "--checkpoint", "step-000050")
+    assert said.code == 2 and said.err.endswith("there is base\n")
+    assert openrs("eval", "two", "--seeds", "3", "--checkpoint", "base").code == 0
+    assert [cell.seed for cell in sent(workdir, "two")["extra-2"]] == [1, 2]
 
 
 def test_a_broken_cell_alone_is_sent_again(openrs: Openrs, record: Record, scheduler: Scheduler, workdir: Path) -> None:
@@ -193,16 +222,58 @@ def test_checkpoints_as_they_land(openrs: Openrs, scheduler: Scheduler, workdir:
     assert openrs("resume", "mine").code == 2
 
 
+@pytest.mark.parametrize("words", [["--seeds", "1"], ["--benchmarks", "sums-held-out", "--seeds", "1"]])
+def test_what_was_sent_by_hand_is_not_all_that_lands(
+    words: list[str], openrs: Openrs, scheduler: Scheduler, workdir: Path
+) -> None:
+    from openrs.evals import land
+
+    seeds = ["--set", "evaluation.benchmarks.0.seeds=[0, 1, 2]"]
+    assert openrs("submit", "smoke", "--cluster", "local", "--run", "mine", "--as-they-land", *seeds).code == 0
+    scheduler.set(base=JobState.SUCCEEDED, train=JobState.RUNNING)
+    checkpoints(load(workdir / "runs", "mine"), 10)
+    assert openrs("eval", "mine", "--checkpoint", "10", *words).code == 0
+    assert [cell.seed for cell in sent(workdir)["extra-2"]] == [0]
+    newer = land(workdir / "runs", load(workdir / "runs", "mine"))
+    assert {name: [(cell.step, cell.seed) for cell in cells] for name, cells in sent(workdir).items()} == {
+        "eval-000010": [(10, 1), (10, 2)]
+    }
+    assert land(workdir / "runs", newer) is newer
+
+
+def test_an_added_benchmark_does_not_land(openrs: Openrs, scheduler: Scheduler, workdir: Path) -> None:
+    """It is evaluated on the checkpoint that it was asked for."""
+    from openrs.evals import land
+
+    assert openrs("submit", "smoke", "--cluster", "local", "--run", "mine", "--as-they-land").code == 0
+    known = load(workdir / "runs", "mine")
+    checkpoints(known, 10, 20, 40)
+    land(workdir / "runs", known)
+    finish(known, {None: 0.3})
+    scheduler.set(base=JobState.SUCCEEDED, train=JobState.SUCCEEDED)
+    (workdir / "more.yaml").write_text(MORE)
+    assert openrs("eval", "mine", "--checkpoint", "10", "--benchmarks", "more.yaml", "--seeds", "1").code == 0
+    known = load(workdir / "runs", "mine")
+    assert land(workdir / "runs", known) is known
+
+
 def test_as_they_land_out_of_sight(openrs: Openrs, scheduler: Scheduler, workdir: Path) -> None:
-    """Where the client does not see the checkpoints, one is complete when the next step has been made."""
+    """Where the client does not see the checkpoints, one is complete when the trainer says so, not with the next step."""
     (workdir / "openrs.toml").write_text(f'[clusters.k8s]\nimage = "registry.example/openrs@sha256:{"0" * 64}"\n')
     assert openrs("submit", "smoke", "--cluster", "k8s", "--run", "far", "--as-they-land").code == 0
     from openrs.engines import JobInfo
     from openrs.evals import land
     from openrs.status import status
 
-    for step, landed in ((10, []), (11, ["eval-000010"]), (25, ["eval-000020"])):
-        scheduler.states["train"] = JobInfo(JobState.RUNNING, step=step)
+    for step, saved, landed in (
+        (10, 0, []),
+        (15, None, []),  # an image with an older openrs does not say it
+        (15, 0, []),
+        (16, 10, ["eval-000010"]),
+        (25, 10, []),
+        (26, 23, ["eval-000020"]),
+    ):
+        scheduler.states["train"] = JobInfo(JobState.RUNNING, step=step, saved=saved)
         known = load(workdir / "runs", "far")
         newer = land(workdir / "runs", known, status([known])[0])
         assert [stage.name for stage in newer.submissions[-1].stages if newer is not known] == landed

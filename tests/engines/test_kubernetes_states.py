@@ -8,13 +8,16 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from openrs.engines import FORGOTTEN, Job, JobInfo, JobState
-from openrs.engines.kubernetes import _is_stuck, memory, states
+from openrs.engines.kubernetes import KubernetesEngine, _is_stuck, memory, states
+from openrs.engines.kubernetes.api import Api
 from openrs.engines.kubernetes.manifest import AFTER, CONTAINER, KUEUE_QUEUE
+from tests.engines.test_kubernetes_render import K8S
 
 Object = dict[str, Any]
 
@@ -130,6 +133,23 @@ def test_what_was_seen_of_a_job_is_remembered(tmp_path: Path) -> None:
     lost = memory.keep(job, JobInfo(JobState.INTERRUPTED, "node node-a no longer answers"))
     assert (lost.step, lost.attempts) == (10, 3)  # nobody can be asked now
     assert memory.keep(job, None) == lost
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ('{"step": 12, "steps": 40, "saved": 10, "attempt": 2}', (12, 2, 10)),
+        ('{"step": 12, "steps": 40, "attempt": 2}', (12, 2, None)),  # an image with an older openrs
+        ('{"step": 12, "saved": "all"}', (12, None, None)),
+    ],
+)
+def test_what_a_progress_line_says(line: str, found: tuple[int | None, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fake server, that has one log."""
+    engine = KubernetesEngine(K8S)
+    engine._connected = cast("Api", SimpleNamespace(log=lambda name, **_: f"other words\n{line}\n"))
+    pod = {"metadata": {"name": "p", "creationTimestamp": "2026-11-23T00:00:00Z"}}
+    info = engine._with_progress(JobInfo(R), [pod])
+    assert (info.step, info.attempts, info.saved) == found
 
 
 def test_the_newest_failure_counts_in_whatever_order_pods_are_listed() -> None:

@@ -128,10 +128,11 @@ def test_training_goes_on_while_a_checkpoint_is_written(
     fleet = Fleet(tmp_path, monkeypatch, world)
     fleet.gate.clear()
     fleet.steps(3)  # 2 is due, and is still not written after 3
-    assert fleet.saved == []
+    assert fleet.saved == [] and {rank.written for rank in fleet.ranks} == {0}, "nor is it said to be there"
     fleet.gate.set()
     fleet.all("finish")
     assert fleet.saved == [2, 3], "what is under way and the last finished step"
+    assert {rank.written for rank in fleet.ranks} == {3}
     manifest = checkpoint.verify(fleet.run.checkpoint(2))
     assert set(manifest["files"]) == {f"shard-{number}" for number in range(world)}
     assert sorted(path.name for path in fleet.run.checkpoint(2).iterdir()) == ["COMPLETE", *sorted(manifest["files"])]

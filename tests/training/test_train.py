@@ -39,6 +39,8 @@ def test_what_a_run_leaves_behind(
     printed = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
     assert printed == list(read_lines(job.run.metrics))
     assert [line["step"] for line in printed] == [1, 2, 3, 4]
+    saved = [line["saved"] for line in printed]
+    assert saved == sorted(saved) and all(0 <= line["saved"] < line["step"] for line in printed) and saved[3] >= 2
     for line in printed:
         assert set(line["rewards"]) == {"cosine", "accuracy", "format", "format#2", "random"}
         assert line["accuracy"] == line["rewards"]["accuracy"]

@@ -231,7 +231,7 @@ class KubernetesEngine:
             return []
 
     def _with_progress(self, info: JobInfo, pods: list[Object]) -> JobInfo:
-        """Step and attempt from the last progress line of the newest pod's log."""
+        """Step, attempt and newest checkpoint from the last progress line of the newest pod's log."""
         newest = max(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), default=None)
         if newest is None:
             return info
@@ -240,8 +240,9 @@ class KubernetesEngine:
         except OpenRSError:  # it is just starting, or its node does not answer
             return info
         line = last_object(text.splitlines(), lambda item: type(item.get("step")) is int) or {}
-        step, attempt = line.get("step"), line.get("attempt")
-        return replace(info, step=step or info.step, attempts=attempt or info.attempts)
+        step, attempt, saved = line.get("step"), line.get("attempt"), line.get("saved")
+        saved = saved if type(saved) is int else None  # an image with an older openrs does not say it
+        return replace(info, step=step or info.step, attempts=attempt or info.attempts, saved=saved)
 
     def cancel(self, jobs: list[Job], grace: int) -> None:
         """Marks and deletes these Jobs in the foreground, and waits until their pods have saved and gone."""
