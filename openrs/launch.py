@@ -14,8 +14,19 @@ from pathlib import Path
 
 from openrs import plan as planning
 from openrs.data.load import model_path
-from openrs.engines import Artifacts, Engine, Job, JobInfo, JobState, Place, RemoteEngine, engine_for, is_remote
-from openrs.errors import BadInput
+from openrs.engines import (
+    Artifacts,
+    Engine,
+    Job,
+    JobInfo,
+    JobState,
+    Place,
+    RemoteEngine,
+    StillStopping,
+    engine_for,
+    is_remote,
+)
+from openrs.errors import BadInput, OpenRSError
 from openrs.resources import shipped
 from openrs.runs import record
 from openrs.runs.directory import RunDirectory
@@ -264,7 +275,11 @@ def _remaining(spec: Spec, known: record.Record, infos: dict[str, JobInfo]) -> p
 
 
 def cancel(runs: Path, run: str) -> record.Record:
-    """Stops a run for good: marks it first, so that nobody requeues it, then asks, waits for the save, removes."""
+    """Stops a run for good: asks, waits for the save, removes, and marks it.
+
+    The mark comes first where the jobs see it, so that nobody requeues them. Those of a remote engine do not, and of one that
+    refuses, the mark would hide how they end.
+    """
     record.load(runs, run)
     with alone(runs, run):
         known = record.load(runs, run)
@@ -274,16 +289,31 @@ def cancel(runs: Path, run: str) -> record.Record:
         alive = {name: job for name, job in jobs(known).items() if not states[name].state.ended}
         if not alive:
             raise BadInput(f"run {run} has ended already; `openrs status {run}` says how")
-        newest = known.newest()
-        try:
-            for submission in {newest[name][0] for name in alive}:
-                directory.cancel(submission)
-        except OSError as error:
-            raise _unwritable(runs, error) from None
+        sendings = {known.newest()[name][0] for name in alive}
         grace = spec_of(known).recovery.grace_seconds
-        # There, also what earlier sendings have left is an object that somebody must remove.
-        engine.cancel(all_jobs(known) if isinstance(engine, RemoteEngine) else list(alive.values()), grace)
+        if not isinstance(engine, RemoteEngine):
+            _mark_cancelled(directory, sendings, runs)
+            engine.cancel(list(alive.values()), grace)
+            return known
+        removed = True
+        try:
+            # Also what earlier sendings have left is an object there that somebody must remove.
+            engine.cancel(all_jobs(known), grace)
+        except OpenRSError as error:
+            removed = isinstance(error, StillStopping)
+            raise
+        finally:
+            if removed:  # also where somebody does not wait for the end
+                _mark_cancelled(directory, sendings, runs)
         return known
+
+
+def _mark_cancelled(directory: RunDirectory, sendings: set[int], runs: Path) -> None:
+    try:
+        for submission in sendings:
+            directory.cancel(submission)
+    except OSError as error:
+        raise _unwritable(runs, error) from None
 
 
 def _send(engine: Engine, artifacts: Artifacts, spec: Spec, known: record.Record, runs: Path) -> record.Record:

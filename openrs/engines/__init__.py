@@ -78,6 +78,10 @@ class NodeAway(OpenRSError):
     """The scheduler answers, but not the node that holds what was asked for."""
 
 
+class StillStopping(OpenRSError):
+    """What was cancelled is removed, but has not ended in time."""
+
+
 class LogGone(OpenRSError):
     """What was asked for is not there any more, though it may just have been listed."""
 
@@ -135,7 +139,8 @@ class Engine(Protocol):
     def cancel(self, jobs: list[Job], grace: int) -> None:
         """Asks the jobs to stop, waits up to `grace` seconds for their saves, then removes them.
 
-        The caller has written the cancel marker before, so nobody requeues them.
+        Unless the engine is a remote one, the caller has written the cancel marker before, so nobody requeues them. Raises
+        StillStopping where they are removed but go on, and OpenRSError where they may not be removed.
         """
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from openrs.engines import JobInfo, JobState
+from openrs.engines import JobInfo, JobState, StillStopping
 from openrs.errors import OpenRSError
 from openrs.runs.record import Record, load
 from tests.cli.conftest import Openrs, Said
@@ -323,3 +323,31 @@ def test_submit_watch(openrs: Openrs, scheduler: Scheduler, workdir: Path) -> No
     scheduler.files = {"eval/step-000040/sums/0-x.json": result(40, 0.5)}
     said = openrs("submit", "smoke", "--cluster", "k8s", "--run", "seen", "--watch")
     assert said.code == 0 and said.out.startswith("seen\n") and "50.0" in said.out
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (OpenRSError("cannot patch jobs"), "FAILED"),
+        (StillStopping("deleted, but not gone"), "CANCELLED"),
+        (KeyboardInterrupt(), "CANCELLED"),
+        (None, "CANCELLED"),
+    ],
+)
+def test_a_cancel_that_is_refused_does_not_hide_how_the_run_ends(
+    openrs: Openrs,
+    scheduler: Scheduler,
+    record: Record,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException | None,
+    state: str,
+) -> None:
+    def cancel(self: FakeRemoteEngine, jobs: list[object], grace: int) -> None:
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(FakeRemoteEngine, "cancel", cancel)
+    assert (openrs("cancel", "mine").code == 0) == (error is None)
+    scheduler.states["train"] = JobInfo(JobState.FAILED, "no GPU")
+    (run,) = openrs("status", "mine", "--json").json["runs"]
+    assert {stage["name"]: stage["state"] for stage in run["stages"]}["train"] == state

@@ -6,6 +6,7 @@ refuses is in test_kubernetes_bed.py.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -160,16 +161,23 @@ class Server(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def fake(tmp_path: Path) -> Iterator[tuple[type[Server], Cluster]]:
+@contextlib.contextmanager
+def serving(base: type[Server], path: Path, **answers: Any) -> Iterator[tuple[type[Server], Cluster]]:
     """A class whose variables say what is answered, and a profile that asks it."""
-    handler = type("Fake", (Server,), {"asked": []})
+    handler = type("Fake", (base,), {"asked": [], **answers})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
-        yield handler, profile(kubeconfig(tmp_path / "config", f"http://127.0.0.1:{server.server_port}"))
+        yield handler, profile(kubeconfig(path / "config", f"http://127.0.0.1:{server.server_port}"))
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Iterator[tuple[type[Server], Cluster]]:
+    """Such a server, which answers as any does."""
+    with serving(Server, tmp_path) as found:
+        yield found
 
 
 def test_a_server_that_is_too_old(fake: tuple[type[Server], Cluster], tmp_path: Path) -> None:

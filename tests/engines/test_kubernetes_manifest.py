@@ -13,7 +13,7 @@ import yaml
 from openrs.engines import Artifacts, Job, Place, engine_for
 from openrs.engines.kubernetes import KINDS, KubernetesEngine, checks
 from openrs.engines.kubernetes.api import Api, release
-from openrs.engines.kubernetes.manifest import CONTAINER, reader
+from openrs.engines.kubernetes.manifest import CONTAINER, SENDING, reader
 from openrs.errors import BadInput
 from openrs.plan import make_plan
 from openrs.spec.cluster import Cluster
@@ -193,7 +193,7 @@ class Recorder(Api):
 
 
 def test_submit_sends_what_render_shows() -> None:
-    """But for the owner of the ConfigMap, whose uid only the server knows, and the suspension until that is there."""
+    """But for the owner of the ConfigMap, whose uid only the server knows, the suspension until that is there, and a word."""
     artifacts = render(WHOLE)
     engine = KubernetesEngine(K8S)
     engine._connected = api = Recorder([])
@@ -204,6 +204,7 @@ def test_submit_sends_what_render_shows() -> None:
     for rendered, sent in zip(documents(artifacts), [posted[i] for i in (1, 0, 3, 2, 5, 4)], strict=True):
         if sent["kind"] == "Job":
             assert sent["spec"].pop("suspend") is True
+            assert len(sent["metadata"]["annotations"].pop(SENDING)) == 16
             rendered["spec"].pop("suspend")
         else:
             owner = {"apiVersion": "batch/v1", "kind": "Job", "name": sent["metadata"]["name"], "uid": "u-1"}

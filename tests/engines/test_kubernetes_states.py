@@ -103,6 +103,69 @@ def test_containers_that_a_cluster_puts_beside() -> None:
     assert ended is not None and ended.code == 78
 
 
+def init(pod: Object, **state: Object) -> Object:
+    """The pod as a cluster makes it that puts containers before openrs's: they come first, and openrs's waits for them."""
+    done = {"name": "vault-agent-init", "state": {"terminated": {"exitCode": 0}}}
+    pod = copy.deepcopy(pod)
+    pod["status"]["initContainerStatuses"] = [done, {"name": "istio-init", "state": state}]
+    pod["status"]["containerStatuses"] = [{"name": CONTAINER, "state": {"waiting": {"reason": "PodInitializing"}}}]
+    return pod
+
+
+def test_containers_that_a_cluster_puts_before() -> None:
+    """Put together: no mesh is at hand."""
+    seen = copy.deepcopy(SEEN["config-map"])
+    named, way_out = "init container istio-init (not openrs's): ", "; ask the cluster's administrator"
+    pulling = {"reason": "ImagePullBackOff", "message": "Back-off pulling\nimage"}
+    ended = {"exitCode": 1, "message": "no\niptables"}
+    for state, words in (
+        ({"waiting": pulling}, f"{named}ImagePullBackOff: Back-off pulling image{way_out}"),
+        ({"waiting": {"reason": "PodInitializing"}}, "starting"),
+        ({"running": {}}, "starting"),
+        ({"terminated": ended}, f"{named}ended with code 1: no iptables{way_out}"),
+    ):
+        pod = init(seen["pods"][0], **state)
+        assert states.job_info(seen["job"], [pod], []) == JobInfo(P, words)
+        assert states.creating([pod]) is pod, "its events are asked for"
+    pod["status"]["phase"] = "Failed"
+    failed = states.ended_of(pod)
+    assert failed is not None and failed.code == 1
+    assert failed.reason == f"pod {pod['metadata']['name']}: {named}ended with code 1: no iptables{way_out}"
+    newer = copy.deepcopy(seen["pods"][0])
+    newer["metadata"]["creationTimestamp"] = "2030-01-01T00:00:00Z"
+    reason = states.job_info(seen["job"], [pod, newer], []).reason
+    assert reason == f"starting; the attempt before: {failed.reason}", "what has failed does not wait"
+    evicted = copy.deepcopy(pod)
+    evicted["status"] |= {"reason": "Evicted", "message": "low on disk"}
+    failed = states.ended_of(evicted)
+    assert failed is not None and failed.reason.endswith("Evicted: low on disk")
+
+
+def test_a_node_that_cannot_set_a_pod_up() -> None:
+    """Put together: the node's network must be broken for it."""
+    seen = SEEN["config-map"]
+    failed = {
+        "reason": "FailedCreatePodSandBox",
+        "message": 'Failed to create pod sandbox: plugin type="calico" failed',
+    }
+    info = states.job_info(seen["job"], seen["pods"], [failed])
+    assert info == JobInfo(P, f"{failed['message']}; the node cannot set the pod up; ask its administrator")
+    assert states.job_info(seen["job"], seen["pods"], [failed, {"reason": "Pulling"}]).reason == "starting"
+
+
+def test_a_pod_that_stops_still_runs() -> None:
+    """Put together: a Job does not count a pod as active that was deleted, and makes none until it has gone."""
+    seen = copy.deepcopy(SEEN["evicting"])
+    seen["job"]["status"] = {"terminating": 1, "ready": 0}
+    goes_on = "; the next attempt starts when it has gone"
+    info = states.job_info(seen["job"], seen["pods"], [])
+    assert info == JobInfo(R, f"stopping: evicted through the API (a drain?){goes_on}")
+    seen["pods"][0]["status"]["conditions"] = []
+    assert states.job_info(seen["job"], seen["pods"], []) == JobInfo(R, f"stopping: its pod was deleted{goes_on}")
+    del seen["pods"][0]["metadata"]["deletionTimestamp"]
+    assert states.job_info(seen["job"], seen["pods"], []) == JobInfo(R), "the Job has not seen it yet"
+
+
 def test_a_process_below_the_supervisor_that_was_killed_for_memory() -> None:
     """Put together from two records: how such a container ends depends on the kernel's cgroups."""
     seen = copy.deepcopy(SEEN["memory"])

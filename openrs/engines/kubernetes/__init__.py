@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import posixpath
+import secrets
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from openrs.engines import Artifacts, Job, JobInfo, JobState, Place, PodLog, common_files, stage_file
+from openrs.engines import Artifacts, Job, JobInfo, JobState, Place, PodLog, StillStopping, common_files, stage_file
 from openrs.engines.kubernetes import checks, compare, logs, manifest, memory, states
 from openrs.engines.kubernetes.api import Api, Refused, release
-from openrs.engines.kubernetes.manifest import RUN, label_value
+from openrs.engines.kubernetes.manifest import RUN, SENDING, label_value
 from openrs.errors import BadInput, OpenRSError
 from openrs.plan import Plan, Stage
 from openrs.runs.files import last_object
@@ -146,18 +147,24 @@ class KubernetesEngine:
     def _create(self, config: Object, job: Object) -> str:
         """Makes a Job that does not start yet, and its ConfigMap. The name of the Job."""
         name: str = job["metadata"]["name"]
-        held = job
+        metadata, sending = job["metadata"], secrets.token_hex(8)
+        held = job | {"metadata": metadata | {"annotations": metadata.get("annotations", {}) | {SENDING: sending}}}
         if "suspend" in job["spec"]:  # under Kueue it is Kueue's to hold: the pod then waits for its ConfigMap
-            held = job | {"spec": job["spec"] | {"suspend": True}}
+            held["spec"] = job["spec"] | {"suspend": True}
         try:
             created = self._api.create("jobs", held, strict=not self.cluster.allow_old_server)
-        except Refused as error:
-            if error.reason == "AlreadyExists":
+        except BaseException as error:
+            refused = error if isinstance(error, Refused) else None
+            if refused is not None and refused.reason == "AlreadyExists":
                 raise BadInput(
                     f"cluster {self.cluster.name}: there is a Job {name} in namespace {self._api.namespace} already, which is not of "
                     f"this sending; choose another id with --run, or `kubectl delete job {name}` if it is yours"
                 ) from None
-            raise BadInput(f"{error}{checks.way_out(str(error))}") from None
+            # A proxy that loses patience, or a connection that breaks, says nothing of what the server has done.
+            left = self._undo(name, sending) if refused is None or refused.status >= 500 else ""
+            if refused is not None or (left and isinstance(error, OpenRSError)):
+                raise BadInput(f"{error}{checks.way_out(str(error))}{left}") from None
+            raise
         try:
             checks.check_kept(job, created, self.cluster)
             owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": created["metadata"]["uid"]}
@@ -175,6 +182,17 @@ class KubernetesEngine:
                 raise BadInput(f"{error}{left}") from None
             raise
         return name
+
+    def _undo(self, name: str, sending: str) -> str:
+        """Deletes a Job of which it is not known whether it was made, if it was, and by this sending; what to say if it cannot."""
+        try:
+            metadata = self._api.get("jobs", name)["metadata"]
+            if metadata.get("annotations", {}).get(SENDING) == sending:
+                self._api.delete("jobs", name, uid=metadata["uid"])
+        except OpenRSError as error:
+            if not isinstance(error, Refused) or error.status != 404:
+                return f"; what was made may be left behind: `kubectl delete job {name}`"
+        return ""
 
     def _make_room(self, name: str) -> None:
         """Deletes a ConfigMap that a sending left which was rolled back a moment ago. Raises BadInput if it is not ours."""
@@ -254,10 +272,16 @@ class KubernetesEngine:
                     raise
             self._api.delete("jobs", name, propagation="Foreground")
         deadline = time.monotonic() + grace + manifest.MARGIN_SECONDS + PATIENCE_SECONDS
-        while left := self._there(jobs):
+        while True:
+            try:
+                left = self._there(jobs)
+            except OpenRSError as error:
+                raise StillStopping(f"{error}; the Jobs are deleted, and their pods stop by themselves") from None
+            if not left:
+                return
             if time.monotonic() > deadline:
                 pods = f"`kubectl get pods -o wide -l {self._selector(jobs)}`"
-                raise OpenRSError(
+                raise StillStopping(
                     f"{', '.join(left)}: deleted, but not gone after {grace} s; {pods} shows where the pods stand; "
                     f"those of a node that is lost go with `kubectl delete node`"
                 )

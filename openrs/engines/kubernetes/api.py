@@ -14,7 +14,7 @@ from openrs.engines.kubernetes.manifest import CONTAINER, KUEUE_QUEUE, QUEUE
 from openrs.errors import BadInput, OpenRSError
 
 if TYPE_CHECKING:
-    from kubernetes.client import ApiClient
+    from kubernetes.client import ApiClient, Configuration
 
     from openrs.spec.cluster import Cluster
 
@@ -60,6 +60,8 @@ class Api:
         """The server of a profile. Raises BadInput where there is no usable kubeconfig."""
         from kubernetes import client, config
         from kubernetes.config.config_exception import ConfigException
+        from urllib3 import disable_warnings
+        from urllib3.exceptions import InsecureRequestWarning
         from yaml import YAMLError
 
         where = f"cluster {cluster.name}"
@@ -67,14 +69,16 @@ class Api:
             raise BadInput(f"{where}: kubeconfig: the file {cluster.kubeconfig} does not exist")
         # The client reads KUBECONFIG only when it is imported.
         file = cluster.kubeconfig or os.environ.get("KUBECONFIG") or None
-        configuration = client.Configuration()
-        configuration.retries = 2
+        configuration = _configuration()
         try:
             with _complaints() as heard:
                 config.load_kube_config(file, cluster.context, client_configuration=configuration, persist_config=False)
-                contexts, active = config.list_kube_config_contexts(file)
-            chosen = next((item for item in contexts if item["name"] == cluster.context), active)
-            namespace = cluster.namespace or chosen["context"].get("namespace", "default")
+                namespace, proxy = _chosen(file, cluster.context)
+            if proxy is not None:
+                configuration.proxy = proxy
+                # As in kubectl, NO_PROXY is not asked then; with none at all, the client's websockets would read it themselves.
+                configuration.no_proxy = "-"
+            connected = client.ApiClient(configuration)
         except ConfigException as error:
             raise BadInput(f"{where}: {_config_problem(cluster, str(error))}") from None
         except (OSError, ValueError, TypeError, AttributeError, KeyError, YAMLError) as error:
@@ -82,14 +86,16 @@ class Api:
         if heard:
             raise BadInput(f"{where}: the kubeconfig's program for credentials gave none ({_line(heard[0])})")
         logging.getLogger("urllib3").setLevel(logging.ERROR)  # what it retries is told when it fails for good
-        return cls(client.ApiClient(configuration), namespace, f"{where} ({configuration.host})")
+        if not configuration.verify_ssl:  # somebody has decided so, and need not be told at each request
+            disable_warnings(InsecureRequestWarning)
+        return cls(connected, cluster.namespace or namespace, f"{where} ({configuration.host})")
 
     @classmethod
     def in_pod(cls) -> Api:
         """The server that this pod belongs to, as the pod's ServiceAccount."""
         from kubernetes import client, config
 
-        configuration = client.Configuration()
+        configuration = _configuration()
         config.load_incluster_config(client_configuration=configuration)
         return cls(client.ApiClient(configuration), (_ACCOUNT / "namespace").read_text().strip(), "the API server")
 
@@ -114,9 +120,19 @@ class Api:
         query = {"fieldValidation": "Strict", "fieldManager": "openrs"}
         return self.call("PATCH", self.path(kind, name), query, change, content_type=_MERGE)
 
-    def delete(self, kind: str, name: str, *, propagation: str = "Background", grace: int | None = None) -> None:
-        """Deletes an object and what it owns; one that is gone already is fine."""
+    def delete(
+        self,
+        kind: str,
+        name: str,
+        *,
+        propagation: str = "Background",
+        grace: int | None = None,
+        uid: str | None = None,
+    ) -> None:
+        """Deletes an object and what it owns, with `uid` only that very one; one that is gone already is fine."""
         options: Object = {"propagationPolicy": propagation}
+        if uid is not None:
+            options["preconditions"] = {"uid": uid}
         if grace is not None:
             options["gracePeriodSeconds"] = grace
         try:
@@ -237,6 +253,32 @@ def _complaints() -> Iterator[list[str]]:
         yield heard
     finally:
         root.removeHandler(listener)
+
+
+def _configuration() -> Configuration:
+    """The client's settings, but for the server and the credentials."""
+    from kubernetes import client
+    from urllib3.util import Retry
+
+    configuration = client.Configuration()
+    # A server that asks to wait may ask for minutes, through which nothing would be said.
+    configuration.retries = Retry(2, respect_retry_after_header=False, backoff_factor=1)
+    # The client reads it, and then forgets it (kubernetes 34.1.0, client/configuration.py).
+    configuration.no_proxy = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    return configuration
+
+
+def _chosen(file: str | None, name: str | None) -> tuple[str, str | None]:
+    """Namespace of a kubeconfig's context, the current one without a name, and the proxy of its cluster.
+
+    Not by the client's list of contexts, which cannot be had where none is the current one.
+    """
+    from kubernetes.config.kube_config import KUBE_CONFIG_DEFAULT_LOCATION, KubeConfigMerger
+
+    content = KubeConfigMerger(file or KUBE_CONFIG_DEFAULT_LOCATION).config
+    context = content["contexts"].get_with_name(name or content["current-context"])["context"]
+    cluster = content["clusters"].get_with_name(context["cluster"])["cluster"]
+    return context.safe_get("namespace") or "default", cluster.safe_get("proxy-url") or None
 
 
 def _config_problem(cluster: Cluster, text: str) -> str:

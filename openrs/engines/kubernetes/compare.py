@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 from openrs.engines.kubernetes.api import Api, Refused
+from openrs.engines.kubernetes.manifest import SENDING
 
 Object = dict[str, Any]
 
@@ -42,7 +43,8 @@ def _essence(item: Object) -> Object:
     metadata = item.get("metadata", {})
     for key in (*_SERVERS_OWN, *_LIVE):
         metadata.pop(key, None)
-    metadata.get("annotations", {}).pop("batch.kubernetes.io/job-tracking", None)
+    for key in ("batch.kubernetes.io/job-tracking", SENDING):
+        metadata.get("annotations", {}).pop(key, None)
     spec = item.get("spec", {})
     for key in ("selector", "manualSelector", "suspend"):
         spec.pop(key, None)

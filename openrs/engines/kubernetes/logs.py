@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import tarfile
 import time
@@ -131,9 +132,11 @@ def _archive(api: Api, pod: str, cluster: Cluster, place: Place) -> Iterator[byt
             _preload_content=False,
         )
     except ApiException as error:
-        raise _NoWayIn(
-            f"cannot read through pod {pod} ({error.reason}); the Role openrs-user of deploy/base grants it"
-        ) from None
+        status, words = _handshake(error)
+        said = f"cannot read through pod {pod} ({words})"
+        if status == 403:  # so it would be through another pod
+            raise OpenRSError(f"{said}; the Role openrs-user of deploy/base grants it") from None
+        raise _NoWayIn(said) from None
     complaint = b""
     try:
         while answer.is_open():
@@ -152,6 +155,16 @@ def _archive(api: Api, pod: str, cluster: Cluster, place: Place) -> Iterator[byt
     if code != 0:
         lines = complaint.decode(errors="replace").strip().splitlines()
         raise OpenRSError(f"{lines[-1] if lines else f'pod {pod} broke off while it was read'}")
+
+
+def _handshake(error: Exception) -> tuple[int | None, str]:
+    """Status and message of a refused WebSocket; the client keeps only a text of it all, with every header."""
+    cause = error.__context__
+    try:
+        words = str(json.loads(getattr(cause, "resp_body", None) or "")["message"])
+    except (ValueError, TypeError, KeyError):
+        words = str(getattr(error, "reason", error)).partition(" -+-+- ")[0]
+    return getattr(cause, "status_code", None), " ".join(words.split())[:300]
 
 
 def _exit_code(answer: Any) -> int | None:

@@ -24,6 +24,8 @@ RUN, STAGE, SUBMISSION = "openrs.dev/run", "openrs.dev/stage", "openrs.dev/submi
 """Labels of everything that openrs makes in a cluster."""
 SPEC, AFTER, QUEUE = "openrs.dev/spec", "openrs.dev/after", "openrs.dev/queue"
 """Annotations: hash of the experiment; the Job that this one waits for; the queue that it joins when it is released."""
+SENDING = "openrs.dev/sending"
+"""Annotation of a Job on the server, a word that each sending draws: by it alone is a Job known as made by that one."""
 KUEUE_QUEUE, KUEUE_SECONDS = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/max-exec-time-seconds"
 """Labels that Kueue reads (Kueue, "Labels and Annotations")."""
 

@@ -18,8 +18,15 @@ LOST = "DeletionByTaintManager"
 COMPONENT = "app.kubernetes.io/component"
 """Label: `train` or `cells`."""
 
-_MOUNTING = ("FailedMount", "FailedAttachVolume")
 _MOUNT = "a volume of the profile cannot be mounted; `kubectl describe` the pod"
+_HOLDS = {
+    "FailedMount": _MOUNT,
+    "FailedAttachVolume": _MOUNT,
+    "FailedCreatePodSandBox": "the node cannot set the pod up; ask its administrator",
+}
+"""Reasons of events about what a node does for a pod before its first image, and what to do."""
+_SET_UP = ("Pulling", "Pulled")
+"""Reasons of events that come after those."""
 _DISRUPTIONS = {
     "EvictionByEvictionAPI": "evicted through the API (a drain?)",
     "PreemptionByScheduler": "preempted by a pod of higher priority",
@@ -84,19 +91,21 @@ def job_info(job: Object, pods: list[Object], events: list[Object]) -> JobInfo:
         return info(JobState.INTERRUPTED, lost)
     if spec.get("suspend"):
         return info(JobState.PENDING, _suspended(job))
+    running = [pod for pod in pods if pod.get("status", {}).get("phase") == "Running"]
     if not status.get("active"):
         refused = [event for event in events if event.get("reason") == "FailedCreate"]
         if refused and not pods:
             return info(
                 JobState.PENDING, f"no pod may be made: {_message(refused[-1])}; Kubernetes tries again by itself"
             )
+        if running:  # one that is being stopped is not counted as active
+            return info(JobState.RUNNING, _stopping_words(running[-1]))
         return info(JobState.RUNNING if tasks else JobState.PENDING, _retry_words(pods[-1] if pods else None))
-    running = [pod for pod in pods if pod.get("status", {}).get("phase") == "Running"]
     if running or status.get("ready"):
         leaving = [disruption(pod) for pod in running]
         return info(JobState.RUNNING, f"stopping: {leaving[-1]}" if leaving and all(leaving) else "")
-    waiting = [words for words in (waiting_words(pod) for pod in pods) if words]
-    waiting = waiting or [f"{_message(event)}; {_MOUNT}" for event in events if event.get("reason") in _MOUNTING]
+    living = [pod for pod in pods if pod.get("status", {}).get("phase") != "Failed"]
+    waiting = [words for words in map(waiting_words, living) if words] or _holding_words(events)
     words = waiting[-1] if waiting else "starting"
     before = [_end_words(pod) for pod in pods if pod.get("status", {}).get("phase") == "Failed"]
     if before and not tasks:
@@ -110,8 +119,8 @@ def creating(pods: list[Object]) -> Object | None:
     newest = max(pods, key=_age, default=None)
     if newest is None or any(pod.get("status", {}).get("phase") == "Running" for pod in pods):
         return None
-    begins = _container(newest).get("state", {}).get("waiting", {}).get("reason") == "ContainerCreating"
-    return newest if begins else None
+    reason = _container(newest).get("state", {}).get("waiting", {}).get("reason")
+    return newest if reason in ("ContainerCreating", "PodInitializing") else None  # the latter with init containers
 
 
 def finished(job: Object) -> bool:
@@ -151,6 +160,9 @@ def ended_of(pod: Object) -> Ended | None:
     if terminated is None:
         if status.get("phase") != "Failed":
             return None
+        before = "" if "reason" in status else _init_words(pod)
+        if before:
+            return Ended(1, f"{words}: {before}")
         return Ended(1, f"{words} {status.get('reason', 'failed')}: {_line(status.get('message', 'no more is known'))}")
     code, said = int(terminated["exitCode"]), terminated.get("message", "")
     try:
@@ -188,7 +200,7 @@ def waiting_words(pod: Object) -> str:
     reason = waiting.get("reason", "")
     if reason in _WAITING:
         return f"{reason}: {_line(waiting.get('message', ''))}; {_WAITING[reason]}"
-    return ""
+    return _init_words(pod)
 
 
 def disruption(pod: Object) -> str:
@@ -233,6 +245,35 @@ def _lost_node(job: Object, pods: list[Object]) -> str | None:
         f"`kubectl delete node {node}`, or `kubectl taint node {node} node.kubernetes.io/out-of-service=nodeshutdown:NoExecute`; "
         f"or `openrs resume {run}` sends a new Job, which waits for the lease"
     )
+
+
+def _init_words(pod: Object) -> str:
+    """What keeps a container from its work that the cluster puts before openrs's, as service meshes do; empty where nothing does."""
+    for item in pod.get("status", {}).get("initContainerStatuses", []):
+        state = item.get("state", {})
+        waiting, code = state.get("waiting", {}), state.get("terminated", {}).get("exitCode")
+        if waiting.get("reason") in (*_WAITING, "CrashLoopBackOff"):
+            why = f"{waiting['reason']}: {_line(waiting.get('message', ''))}"
+        elif code:
+            said = _line(state["terminated"].get("message", ""))[-300:]
+            why = f"ended with code {code}" + (f": {said}" if said else "")
+        else:
+            continue
+        return f"init container {item.get('name')} (not openrs's): {why}; ask the cluster's administrator"
+    return ""
+
+
+def _holding_words(events: list[Object]) -> list[str]:
+    """What a node cannot do for a pod, of its events: they stay there when it has done it in the end."""
+    if any(event.get("reason") in _SET_UP for event in events):
+        return []
+    return [f"{_message(event)}; {_HOLDS[event['reason']]}" for event in events if event.get("reason") in _HOLDS]
+
+
+def _stopping_words(pod: Object) -> str:
+    if "deletionTimestamp" not in pod["metadata"]:  # the Job's status is about to follow
+        return ""
+    return f"stopping: {disruption(pod) or 'its pod was deleted'}; the next attempt starts when it has gone"
 
 
 def _retry_words(pod: Object | None) -> str:
