@@ -13,6 +13,7 @@ from openrs.runs.lease import LeaseLost
 from openrs.spec.canonical import sha256
 from openrs.spec.experiment import Experiment
 from openrs.stage import StageFile, read
+from openrs.training import start
 from openrs.worker.exits import CONFIGURATION, DONE, FAILED, INTERRUPTED
 from openrs.worker.rank import Rank
 
@@ -39,7 +40,8 @@ def train(stage_path: Path) -> int:
         return DONE
     experiment = read_experiment(stage)
     rank = rank_of_environment()
-    if rank.stop_requested():
+    if rank.rank == 0 and rank.stop_requested():
+        start.tell(rank, None)
         return INTERRUPTED
     executioner.arm(run, rank)
     from openrs.training.session import run_session

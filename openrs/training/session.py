@@ -3,72 +3,72 @@
 from __future__ import annotations
 
 import os
-import time
-from pathlib import Path
 
 from openrs.data.load import commit, fingerprint, load
 from openrs.errors import BadInput
 from openrs.runs.directory import RunDirectory
-from openrs.runs.files import clean, write_atomic
+from openrs.runs.files import clean
+from openrs.runs.lease import LeaseLost
 from openrs.spec.change import identity
 from openrs.spec.experiment import Experiment
 from openrs.stage import StageFile
-from openrs.training import checkpoint, observe
+from openrs.training import checkpoint, observe, start
 from openrs.training.generation.waiting import await_server, server_address
 from openrs.training.quiet import quiet
 from openrs.training.stop import StopRequested
 from openrs.worker.exits import DONE, INTERRUPTED
 from openrs.worker.rank import Rank
 
-POLL_SECONDS = 0.05
-
 
 def run_session(stage: StageFile, experiment: Experiment, run: RunDirectory, rank: Rank) -> int:
     """Trains from the newest complete checkpoint to the end (0) or to a stop (75). Raises OpenRSError, LeaseLost."""
     problems = load(experiment.data)
     try:
-        if rank.rank == 0:
-            found, rejected = checkpoint.newest_valid(
-                run.checkpoints, checkpoint.Identity(stage.run, identity(experiment), rank.world)
-            )
-            _begin(experiment, problems, run, rank, found.step if found else 0, rejected)
-            if rank.world > 1:
-                write_atomic(_start_file(rank), str(found.step if found else 0))
-        else:
-            step = _await_start(rank)
-            found = checkpoint.Found(run.checkpoint(step), step) if step else None
-    except StopRequested:
-        return INTERRUPTED
-    step = found.step if found else 0
-    if step < experiment.training.steps:
-        try:
-            address = _wait_for_server(rank) if experiment.has_server else None
+        found = _lead(stage, experiment, problems, run, rank) if rank.rank == 0 else _follow(run, rank)
+        if found is None or found.step < experiment.training.steps:
+            address = server_address() if experiment.has_server else None
             quiet(experiment.resources.gpus)
             _tell_accelerate(rank)
             from openrs.training.trainer import train
 
             train(stage, experiment, problems, run, rank, found, address)
-        except StopRequested:
-            return INTERRUPTED
+    except StopRequested:
+        return INTERRUPTED
     if rank.rank == 0:
         rank.check_lease()
         run.mark_complete(stage.stage, step=experiment.training.steps)
     return DONE
 
 
-def _start_file(rank: Rank) -> Path:
-    return rank.stop_flag.with_name(f"start-{rank.attempt}")
+def _lead(
+    stage: StageFile, experiment: Experiment, problems: list[dict[str, str]], run: RunDirectory, rank: Rank
+) -> checkpoint.Found | None:
+    """What to go on from, once all that training needs is there; the other ranks are told, also of a stop.
+
+    Raises StopRequested, BadInput, LeaseLost, and TimeoutError where the generation server does not answer.
+    """
+    try:
+        found, rejected = checkpoint.newest_valid(
+            run.checkpoints, checkpoint.Identity(stage.run, identity(experiment), rank.world)
+        )
+        step = found.step if found else 0
+        _begin(experiment, problems, run, rank, step, rejected)
+        if step < experiment.training.steps:
+            if experiment.has_server:
+                await_server(f"http://{server_address()}/health", rank.stop_requested)
+            if rank.stop_requested():
+                raise StopRequested
+    except (StopRequested, LeaseLost):  # after any other the supervisor ends them at once
+        start.tell(rank, None)
+        raise
+    start.tell(rank, step)
+    return found
 
 
-def _await_start(rank: Rank) -> int:
-    """The step that the first rank goes on from: it alone looks, so that no two see different things."""
-    while True:
-        if rank.stop_requested():
-            raise StopRequested
-        try:
-            return int(_start_file(rank).read_text())
-        except FileNotFoundError:
-            time.sleep(POLL_SECONDS)
+def _follow(run: RunDirectory, rank: Rank) -> checkpoint.Found | None:
+    """What rank 0 goes on from: it alone looks, so that no two see different things. Raises StopRequested."""
+    step = start.told(rank)
+    return checkpoint.Found(run.checkpoint(step), step) if step else None
 
 
 def _begin(
@@ -108,14 +108,6 @@ def _begin(
         data_sha256=digest,
         problems=len(problems),
     )
-
-
-def _wait_for_server(rank: Rank) -> str:
-    """host:port of the generation server, once it answers. Raises BadInput, StopRequested, TimeoutError."""
-    address = server_address()
-    if rank.rank == 0:
-        await_server(f"http://{address}/health", rank.stop_requested)
-    return address
 
 
 def _tell_accelerate(rank: Rank) -> None:

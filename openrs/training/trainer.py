@@ -64,6 +64,9 @@ def train(
     if rank.world > 1 and not experiment.resources.gpus:
         spare_compiler()
     args = arguments(experiment, run.checkpoints)
+    # The process group is up: from here on the ranks agree. An engine of vLLM's takes minutes to build.
+    if any_rank(rank, rank.stop_requested()):
+        raise StopRequested
     generator = make_generator(experiment, model, tokenizer, rank, server)
     ours = checkpoint.Identity(stage.run, identity(experiment), rank.world)
     steps = observe.Steps(run, rank.check_lease)

@@ -8,20 +8,21 @@ import secrets
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from openrs.plan import cells
 from openrs.runs.directory import RunDirectory
 from openrs.runs.files import write_atomic
-from openrs.runs.lease import Lease
+from openrs.runs.lease import Lease, Watch
 from openrs.spec.canonical import pretty, sha256
 from openrs.spec.experiment import Experiment
 from openrs.spec.load import load_experiment
 from openrs.stage import CellsFile, Process, StageFile
 from openrs.training import checkpoint
 from openrs.training.observe import VARIES
+from openrs.worker.rank import Rank
 from openrs.worker.ranks import free_port
 
 OURS = checkpoint.Identity(run="test", trains="sha256:a", world=1)
@@ -60,6 +61,8 @@ class Job:
     lease: Lease
     stop_flag: Path
     attempt: int = 0
+    processes: list[subprocess.Popen[str]] = field(default_factory=list)
+    """The ranks of the newest attempt."""
 
     def environment(self, rank: int = 0, port: int = 0) -> dict[str, str]:
         """What a supervisor would set for a rank."""
@@ -88,7 +91,7 @@ class Job:
         self.attempt += 1
         self.stop_flag.unlink(missing_ok=True)
         port = free_port()
-        processes = [
+        self.processes = [
             subprocess.Popen(
                 [sys.executable, "-m", module, str(self.stage_path), *arguments],
                 env=self.environment(rank, port) | environment,
@@ -98,7 +101,22 @@ class Job:
             )
             for rank in range(self.experiment.trainer_ranks)
         ]
-        return processes[0]
+        return self.processes[0]
+
+    def codes(self) -> list[int]:
+        """Exit codes of the ranks that `start` has started, once all have ended."""
+        try:
+            wait_for(lambda: all(process.poll() is not None for process in self.processes))
+        finally:
+            for process in self.processes:
+                process.kill()
+                process.communicate()
+        return [process.returncode for process in self.processes]
+
+    def rank(self, number: int) -> Rank:
+        """What a rank of the newest attempt knows of itself."""
+        watch = Watch(self.lease.path, self.lease.nonce, TTL)
+        return Rank(number, self.experiment.trainer_ranks, self.attempt, self.stop_flag, watch)
 
     def finish(
         self, module: str = "openrs.training", *arguments: str, **environment: str

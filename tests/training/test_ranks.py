@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from safetensors.torch import load_file
 
 from openrs.models import TINY_SUMS
 from openrs.training import checkpoint
-from tests.training.harness import Job, tiny
+from openrs.training.entry import main
+from openrs.worker.rank import Rank
+from tests.training.harness import Job, tiny, wait_for
 
 pytestmark = [pytest.mark.train, pytest.mark.slow]
 
@@ -59,3 +62,50 @@ def test_no_rank_touches_the_disk_while_the_ranks_take_a_snapshot(job_of: Callab
     assert result.returncode == 0 and "no room" not in result.stderr, result.stderr
     for step in checkpoint.steps_in(job.run.checkpoints):
         checkpoint.verify(job.run.checkpoint(step))
+
+
+def test_a_stop_while_a_checkpoint_is_verified_is_told_to_all_ranks(job_of: Callable[..., Job]) -> None:
+    """Rank 0 is held there: the manifest is a pipe. A rank that left by itself would keep it waiting in their group."""
+    job = job_of(tiny(*STEP, "resources.cpu_ranks=2"))
+    manifest = job.run.checkpoint(1) / checkpoint.MANIFEST
+    manifest.parent.mkdir(parents=True)
+    os.mkfifo(manifest)
+    first = job.start()
+    pipe: list[int] = []
+
+    def is_read() -> bool:
+        try:
+            pipe.append(os.open(manifest, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError:  # nobody reads
+            return first.poll() is not None
+        return True
+
+    wait_for(is_read)
+    job.stop_flag.touch()
+    os.close(pipe[0])
+    assert job.codes() == [75, 75]
+
+
+def test_a_stop_before_the_ranks_look_is_decided_by_the_first(
+    job_of: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_of(tiny(*STEP, "resources.cpu_ranks=2"))
+    looked = []
+
+    def requested(self: Rank) -> bool:
+        looked.append(self.rank)
+        return True
+
+    monkeypatch.setattr(Rank, "stop_requested", requested)
+    for rank in range(2):
+        for name, value in job.environment(rank).items():
+            monkeypatch.setenv(name, value)
+        assert main([str(job.stage_path)]) == 75
+    assert looked == [0]
+
+
+def test_a_first_rank_that_has_lost_its_lease_does_not_leave_the_others_waiting(job_of: Callable[..., Job]) -> None:
+    job = job_of(tiny(*STEP, "resources.cpu_ranks=2"))
+    job.lease.release()
+    job.start()
+    assert job.codes() == [75, 75]

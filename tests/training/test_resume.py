@@ -102,6 +102,23 @@ def test_a_stop_at_any_moment_loses_only_the_step_in_progress(
     same(whole, stopped, 4)
 
 
+def test_a_stop_while_the_model_is_loaded_comes_before_an_engine_is_built(
+    job_of: Callable[..., Job], train_here: Callable[[Job], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from openrs.training.model import load_model
+
+    job, built = job_of(tiny()), []
+
+    def load(*arguments: Any) -> Any:
+        job.stop_flag.touch()
+        return load_model(*arguments)
+
+    monkeypatch.setattr("openrs.training.trainer.load_model", load)
+    monkeypatch.setattr("openrs.training.trainer.make_generator", lambda *arguments: built.append(arguments))
+    assert train_here(job) == 75
+    assert not built
+
+
 def test_a_damaged_checkpoint_is_passed_over(job_of: Callable[..., Job], train_here: Callable[[Job], int]) -> None:
     experiment = tiny("training.steps=3")
     whole, damaged = job_of(experiment, "whole"), job_of(experiment, "damaged")

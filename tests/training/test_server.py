@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from openrs.errors import BadInput
-from openrs.training import session
-from openrs.training.generation.waiting import await_server
+from openrs.training import start
+from openrs.training.generation.waiting import await_server, server_address
 from openrs.training.stop import StopRequested
+from tests.training.harness import Job, tiny, wait_for
 
 
 @pytest.fixture
@@ -48,8 +47,7 @@ def test_it_waits_until_the_server_answers(address: str, monkeypatch: pytest.Mon
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     await_server(f"http://{address}/health", lambda: False, pause=0.01)
     monkeypatch.setenv("OPENRS_GENERATION_SERVER", address)
-    rank: Any = SimpleNamespace(rank=0, stop_requested=lambda: False)
-    assert session._wait_for_server(rank) == address
+    assert server_address() == address
 
 
 def test_it_leaves_on_request_and_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,9 +57,22 @@ def test_it_leaves_on_request_and_gives_up(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(TimeoutError, match="did not answer"):
         await_server(nobody, lambda: False, seconds=0.05, pause=0.01)
     monkeypatch.delenv("OPENRS_GENERATION_SERVER", raising=False)
-    rank: Any = SimpleNamespace(rank=0, stop_requested=lambda: False)
     with pytest.raises(BadInput, match="OPENRS_GENERATION_SERVER"):
-        session._wait_for_server(rank)
+        server_address()
+
+
+@pytest.mark.train
+@pytest.mark.slow
+def test_a_stop_while_the_server_loads_is_told_to_all_ranks(job_of: Callable[..., Job]) -> None:
+    """Rank 0 waits for the server, the others for rank 0: none goes on to a process group that the other never joins."""
+    server = ["generation={type: vllm, layout: server}", "resources.gpus=3", "training.prompts_per_step=4"]
+    job = job_of(tiny(*server))
+    job.start(OPENRS_GENERATION_SERVER="127.0.0.1:9")
+    wait_for(lambda: any(event["event"] == "training" for event in job.run.ledger()))
+    job.stop_flag.touch()
+    assert job.codes() == [75, 75]
+    with pytest.raises(StopRequested):
+        start.told(job.rank(1))
 
 
 @pytest.mark.train
