@@ -81,7 +81,8 @@ def _sight(benchmark: Benchmark) -> Sight:
 
 
 def _points(deviation: float | None, seeds: int, baseline: int) -> float | None:
+    """None where the deviation is not known. The report compares one seed a side by problem, and more seeds see no less."""
     if deviation is None:
         return None
-    gain = 100 * minimal_detectable_gain(deviation, seeds, baseline)
-    return round(gain, 1) if math.isfinite(gain) else None
+    single = minimal_detectable_gain(deviation, 1, known=True)
+    return round(100 * min(single, minimal_detectable_gain(deviation, seeds, baseline)), 1)

@@ -37,11 +37,6 @@ class Stage(Strict):
     parallel: int
     """Most tasks at once."""
 
-    @property
-    def gpu_hours(self) -> float:
-        """Most GPU-hours of one attempt of every task."""
-        return len(self.tasks or [[]]) * self.resources.gpus * self.resources.minutes / 60
-
 
 class Plan(Strict):
     """All stages of a run, in an order in which they may be sent."""
@@ -55,6 +50,18 @@ class Plan(Strict):
     completions_per_step: int
     completions_per_rank: int
     stages: list[Stage]
+
+
+def asked_minutes(spec: Spec, stage: Stage) -> int:
+    """What the spec asks for a task; where the cluster grants less, the task goes on in the next attempt."""
+    if stage.kind == "train" and isinstance(spec, Experiment):
+        return spec.resources.minutes
+    return spec.evaluation.resources.minutes
+
+
+def gpu_hours(spec: Spec, stage: Stage) -> float:
+    """Of a stage each of whose tasks uses once what the spec asks for."""
+    return len(stage.tasks or [[]]) * stage.resources.gpus * asked_minutes(spec, stage) / 60
 
 
 def model_id(model: Model) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from openrs.cli.options import ClusterName, ExperimentName, Json, Overrides
 
 if TYPE_CHECKING:
     from openrs.outlook import Outlook
-    from openrs.plan import Plan
+    from openrs.plan import Plan, Stage
     from openrs.spec.cluster import Cluster
     from openrs.spec.experiment import Spec
     from openrs.spec.parts import Resources
@@ -19,15 +20,15 @@ def command(exp: ExperimentName, cluster: ClusterName, overrides: Overrides = No
     """Stages, resources, steps, and the most they can cost."""
     from openrs.cli.output import print_json
     from openrs.outlook import outlook
-    from openrs.plan import make_plan
+    from openrs.plan import gpu_hours, make_plan
     from openrs.report.text import table
     from openrs.spec.load import load_cluster, load_experiment
 
     profile = load_cluster(cluster)
     spec = load_experiment(exp, overrides)
     plan, sights = make_plan(spec, profile), outlook(spec)
-    bound = cost(plan, profile)
     training = estimates(spec, profile)
+    bound = cost(plan, profile, spec, training)
     if json:
         sections = {"cost": bound, "estimate": training, "evaluation": sights.model_dump(mode="json")}
         print_json({**plan.model_dump(mode="json"), **sections})
@@ -47,7 +48,7 @@ def command(exp: ExperimentName, cluster: ClusterName, overrides: Overrides = No
             stage.resources.memory_gb,
             wall(stage.resources.minutes),
             ", ".join(stage.after) or "-",
-            f"{stage.gpu_hours:g}",
+            f"{gpu_hours(spec, stage):g}",
         )
         for stage in plan.stages
     ]
@@ -62,8 +63,11 @@ def command(exp: ExperimentName, cluster: ClusterName, overrides: Overrides = No
     if training is not None:
         print(_estimates(training))
         print()
+    for line in bound["modelled"]:
+        print(line)
     if bound["gpu_hours"]:
-        print(f"at most {bound['gpu_hours']:g} GPU-hours{_dollars(bound, profile)}: {bound['basis']}")
+        most = "at most " if bound["upper_bound"] else ""
+        print(f"{most}{bound['gpu_hours']:g} GPU-hours{_dollars(bound, profile)}: {bound['basis']}")
     else:
         print("no GPU")
     for line in evaluation_lines(sights):
@@ -116,7 +120,10 @@ def estimates(spec: Spec, cluster: Cluster) -> dict[str, Any] | None:
     experiment = spec
     memory, gpu = memory_plan(experiment, shape), gpu_of(experiment.resources.gpu_type)
     hours = experiment.training.steps * experiment.resources.gpus / 3600
+    layout = experiment.generation.layout if experiment.generation.type == "vllm" else None
     price = cluster.price_per_gpu_hour
+    found = steps(experiment, shape, gpu) if gpu else []
+    own = [step.total for step in found if step.name.startswith(f"layout {layout}:")]
     modelled = [
         {
             "name": step.name,
@@ -126,7 +133,7 @@ def estimates(spec: Spec, cluster: Cluster) -> dict[str, Any] | None:
             "gpu_hours": round(step.total * hours, 1),
             "dollars": None if price is None else round(step.total * hours * price, 2),
         }
-        for step in (steps(experiment, shape, gpu) if gpu else [])
+        for step in found
     ]
     return {
         "memory_gib": {
@@ -136,6 +143,7 @@ def estimates(spec: Spec, cluster: Cluster) -> dict[str, Any] | None:
             "gpu": gpu.memory if gpu else None,
         },
         "steps": modelled,
+        "minutes": round(own[0] * experiment.training.steps / 60, 1) if own else None,
         "assumptions": ASSUMPTIONS,
     }
 
@@ -182,17 +190,51 @@ def _dollars(bound: dict[str, Any], cluster: Cluster) -> str:
     return f", ${bound['dollars']:,.2f} at ${cluster.price_per_gpu_hour:g} a GPU-hour"
 
 
-def cost(plan: Plan, cluster: Cluster) -> dict[str, Any]:
-    """Upper bound of what one attempt of every job may take; not an estimate of what it will take."""
-    hours = sum(stage.gpu_hours for stage in plan.stages)
+def cost(plan: Plan, cluster: Cluster, spec: Spec, training: dict[str, Any] | None) -> dict[str, Any]:
+    """What every job takes that uses once the time it is asked for with, whatever part of that the cluster grants at a time.
+
+    An upper bound unless a job is modelled at more; not an estimate of what it will take.
+    """
+    from openrs.plan import asked_minutes, gpu_hours
+
+    hours = sum(gpu_hours(spec, stage) for stage in plan.stages)
     price = cluster.price_per_gpu_hour
+    longest = {stage.name: _longest(stage, spec, training) for stage in plan.stages}
+    over = [stage.name for stage in plan.stages if longest[stage.name] > asked_minutes(spec, stage)]
+    cut = any(stage.resources.minutes < asked_minutes(spec, stage) for stage in plan.stages)
+    used = (
+        "uses all the time that the experiment asks for once" if cut or over else "uses all of its requested time once"
+    )
+    basis = f"an upper bound, if every job {used}; further attempts come on top"
+    if cut:
+        basis = f"an upper bound, if every job {used}, in as many attempts as that takes here; what they repeat comes on top"
+    if over:
+        basis = f"if every job {used}, which is no upper bound: {', '.join(over)} would need more by the model"
+    lines: dict[str, list[str]] = {}
+    for stage in plan.stages:
+        need, granted = longest[stage.name], stage.resources.minutes
+        if need > granted:
+            task = "" if stage.tasks is None else "the longest task "
+            attempts = f"{task}modelled at {need / 60:.1f} h, an attempt may take {wall(granted)}"
+            lines.setdefault(f"{attempts}: about {math.ceil(need / granted)} attempts", []).append(stage.name)
     return {
         "gpu_hours": hours,
         "price_per_gpu_hour": price,
         "dollars": None if price is None else round(hours * price, 2),
-        "upper_bound": True,
-        "basis": "an upper bound, if every job uses all of its requested time once; further attempts come on top",
+        "upper_bound": not over,
+        "basis": basis,
+        "modelled": [f"{', '.join(names)}: {line}" for line, names in lines.items()],
     }
+
+
+def _longest(stage: Stage, spec: Spec, training: dict[str, Any] | None) -> float:
+    """Modelled minutes of the stage's longest task; 0 where nothing is modelled."""
+    if stage.tasks is None:
+        return float((training or {}).get("minutes") or 0)
+    if not stage.resources.gpus:
+        return 0.0
+    minutes = {benchmark.name: benchmark.minutes or 0.0 for benchmark in spec.evaluation.benchmarks}
+    return max(sum(minutes[cell.benchmark] for cell in task) for task in stage.tasks)
 
 
 def gpus(resources: Resources) -> str:

@@ -49,7 +49,10 @@ def spread(count: int, ranks: int = 1) -> list[Kill]:
     per_phase = -(-count // len(PHASES))
     kills = []
     for number in range(count):
-        phase, turn = PHASES[number % len(PHASES)], number // len(PHASES)
+        turn, place = divmod(number, len(PHASES))
+        phase = PHASES[place]
+        # Each phase begins elsewhere in the round of four, so that a few kills are of all kinds too.
+        kind = (turn + place) % 4
         kills.append(
             Kill(
                 phase=phase,
@@ -58,8 +61,8 @@ def spread(count: int, ranks: int = 1) -> list[Kill]:
                 # Writing takes long where there is much to write, and the rest of a file phase is operations.
                 by_operation=phase == "rename" or (phase in ("journal", "save") and turn % 3 != 2),
                 # With several ranks nobody sees what all of them have made durable.
-                power_cut=ranks == 1 and turn % 4 in (1, 2),
-                supervisor=turn % 4 in (2, 3),
+                power_cut=ranks == 1 and kind in (1, 2),
+                supervisor=kind in (2, 3),
             )
         )
     return kills

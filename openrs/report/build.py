@@ -10,7 +10,7 @@ from typing import Any
 from openrs.errors import BadInput
 from openrs.evaluation import statistics as st
 from openrs.report.cells import EXAMPLES, Found, example_cells, read_cells
-from openrs.report.history import History, read_history
+from openrs.report.history import History, read_history, without_result
 from openrs.report.measure import Alike, Measured, along_steps, measure
 from openrs.report.published import BASE, Score, again, canonical_benchmark, paper_scores, single
 from openrs.report.verdict import Best, Verdict, best_of, selected, verdicts
@@ -129,7 +129,8 @@ def _baseline(runs: Path, name: str, pool: bool) -> Baseline:
         raise BadInput(
             f"--baseline {shortened(name)!r}: neither a run below {runs} nor a model with published scores{hint}"
         ) from None
-    measured = measure(_read(source).cells, pool)
+    history = read_history(source.directory) if source.directory else History()
+    measured = _measured(_read(source), history, pool)
     if not measured:
         raise BadInput(f"--baseline {name}: nothing of it has been evaluated")
     rows = [one for one in measured if one.checkpoint == checkpoint] if checkpoint else _base_of(measured)
@@ -164,14 +165,22 @@ def _read(source: Source) -> Found:
     return example_cells(source.name) if source.directory is None else read_cells(source.directory, source.name)
 
 
-def _part(source: Source, given: Baseline | None, checkpoint: str | None, pool: bool) -> Part:
-    found = _read(source)
+def _measured(found: Found, history: History, pool: bool) -> list[Measured]:
     measured = measure(found.cells, pool)
-    history = read_history(source.directory) if source.directory else History()
     if history.untrained:  # models as they are: none of them is the others' base
         measured = [replace(one, label=one.model or one.checkpoint) for one in measured]
-    imported = source.directory is None or (source.directory / record.IMPORTED).is_file()
-    missing = [*found.aside, *([] if imported else history.missing)]
+    return measured
+
+
+def _part(source: Source, given: Baseline | None, checkpoint: str | None, pool: bool) -> Part:
+    found = _read(source)
+    history = read_history(source.directory) if source.directory else History()
+    measured = _measured(found, history, pool)
+    missing = list(found.aside)
+    if (
+        source.directory is not None and not (source.directory / record.IMPORTED).is_file()
+    ):  # neither an example nor imported
+        missing += [*history.missing, *without_result(source.directory, measured)]
     chosen, how = _chosen(measured, source, checkpoint)
     name, base = given or ((NO_BASE, {}) if history.untrained else _own(measured, source))
     lookup = {

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from openrs import plan as planning
+from openrs.errors import BadInput
+from openrs.report.measure import Measured
 from openrs.runs import completions
 from openrs.runs.directory import RunDirectory
 from openrs.runs.files import mapping, number, read_lines, read_object, whole, word
+from openrs.spec.experiment import Experiment
+from openrs.stage import read_spec
 
 CURVES = {
     "reward": "Reward",
@@ -103,9 +109,52 @@ def read_history(directory: Path) -> History:
     ):
         if not there:
             history.missing.append(f"{what} is not there")
+    training = mapping(history.spec, "training")
+    last, steps = max((line["step"] for line in lines), default=0), whole(training, "steps")
+    if lines and steps is not None and last < steps:
+        history.missing.append(f"training has come to step {last} of {steps}")
     if lines:
-        history.missing += [f"{name} is not recorded" for name in ("kl", "entropy") if name not in history.curves]
+        without = {"kl"} if number(training, "beta") == 0 else set()  # no reference model, so nothing to differ from
+        wanted = [name for name in ("kl", "entropy") if name not in without]
+        history.missing += [f"{name} is not recorded" for name in wanted if name not in history.curves]
     return history
+
+
+def without_result(directory: Path, measured: Sequence[Measured]) -> list[str]:
+    """What the spec wants to be evaluated and has no result, in a line for each set of benchmarks; [] without a spec."""
+    try:
+        spec = read_spec(directory / "spec.json")
+    except BadInput:  # a spec that is not there is named by `read_history`
+        return []
+    cells = planning.base_cells(spec)
+    if isinstance(spec, Experiment):
+        cells += planning.cells(spec, sorted(spec.evaluation.at_steps))
+    models = {planning.model_id(model): "base model" for model in spec.models}
+    if not isinstance(spec, Experiment):
+        for model in spec.models:
+            name = f"{model.name} at {model.revision[:12]}" if model.type == "hub" else model.path
+            models[planning.model_id(model)] = name
+    # A base model has one name, however its revision was written; models as they are go by theirs.
+    single = len(spec.models) == 1
+    there = {("" if single and one.step is None else one.checkpoint, one.benchmark) for one in measured}
+    absent: dict[str, list[str]] = {}
+    for cell in cells:
+        if ("" if single and cell.step is None else cell.checkpoint, cell.benchmark) not in there:
+            of = absent.setdefault(models[cell.checkpoint] if cell.step is None else f"step {cell.step}", [])
+            of += [cell.benchmark] if cell.benchmark not in of else []
+    checkpoints: dict[tuple[str, ...], list[str]] = {}
+    for checkpoint, benchmarks in absent.items():
+        checkpoints.setdefault(tuple(benchmarks), []).append(checkpoint)
+    every = len(spec.evaluation.benchmarks)
+    return [
+        f"no result of {_few(names)} on {f'any of {every} benchmarks' if len(benchmarks) == every > 2 else _few(benchmarks)}"
+        for benchmarks, names in checkpoints.items()
+    ]
+
+
+def _few(names: Sequence[str]) -> str:
+    """The first and the last of many names."""
+    return ", ".join(names) if len(names) < 6 else f"{names[0]}, {names[1]} … {names[-1]} ({len(names)})"
 
 
 def _curves(history: History, lines: list[dict[str, Any]]) -> None:
@@ -178,7 +227,6 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 def differences(spec: dict[str, Any]) -> tuple[str | None, list[tuple[str, str, str]]]:
     """The paper's experiment that a spec is held against, and the fields in which it differs: (field, here, there)."""
-    from openrs.errors import BadInput
     from openrs.spec.load import load_experiment
 
     name = str(spec.get("name"))

@@ -66,7 +66,7 @@ def samples_text(results: Sequence[Measured]) -> str:
     ]
     before = first.facts["samples"]
     if not after:
-        return _sample("before (base model)", before[0])
+        return _sample(first.name, before[0])
     last = after[-1]
     later = {str(sample.get("problem")): sample for sample in last.facts["samples"]}
     both = [(sample, now) for sample in before if (now := later.get(str(sample.get("problem")))) is not None]

@@ -107,7 +107,35 @@ def test_plan(openrs: Openrs) -> None:
         f"30 seeds see ≥ {aime['full_sees']}" in text and f"{found['full_gpu_hours']:g} with the full protocol" in text
     )
     unknown = openrs("plan", "smoke", "--cluster", "local").out
-    assert "1 seed: the noise is not known" in unknown and "GPU-hours as sent" not in unknown
+    assert "GPU-hours as sent" not in unknown
+    # One seed a side is compared by problem, so it sees something; 2.8 standard errors of a difference.
+    assert "1.6 at most  1 seed sees ≥ 6.3     1 seed sees ≥ 6.3" in unknown and "not known" not in unknown
+    assert all(one["sees"] <= 3.97 * one["deviation"] + 0.05 for one in found["benchmarks"] if one["deviation"])
+
+
+def test_the_bound_of_a_stage_does_not_shrink_with_what_the_cluster_grants(openrs: Openrs, workdir: Path) -> None:
+    def write(minutes: int, limit: int) -> None:
+        more = f"max_minutes = {minutes}\narray_limit = {limit}\ncells_per_task = 6\nprice_per_gpu_hour = 0.44\n"
+        (workdir / "openrs.toml").write_text(f'[clusters.mine]\nextends = "slurm"\n{more}')
+
+    for minutes, limit in ((480, 1000), (60, 5)):
+        write(minutes, limit)
+        plan = openrs("plan", "exp3", "--cluster", "mine", "--json").json
+        # As if nothing were cut: training, 17 tasks of the base model's cells, 10 of the checkpoints'.
+        assert plan["cost"]["gpu_hours"] == 4 * 24 + 27 * 12 and plan["cost"]["upper_bound"] is True
+        assert plan["cost"]["gpu_hours"] > plan["evaluation"]["gpu_hours"] + plan["estimate"]["minutes"] * 4 / 60
+        assert {stage["resources"]["minutes"] for stage in plan["stages"]} == {minutes}
+    assert any(line.startswith("eval-1, eval-2: the longest task modelled at") for line in plan["cost"]["modelled"])
+    write(480, 1000)
+    text = openrs("plan", "exp3", "--cluster", "mine").out
+    assert (
+        "train: modelled at 9.6 h, an attempt may take 8:00: about 2 attempts\nat most 420 GPU-hours, $184.80" in text
+    )
+    short = openrs("plan", "exp3", "--cluster", "mine", "--set", "resources.minutes=300")
+    assert "344 GPU-hours" in short.out and "no upper bound: train would need more by the model" in short.out
+    assert "at most 344" not in short.out
+    local = openrs("plan", "exp3", "--cluster", "local", "--json").json["cost"]
+    assert local["upper_bound"] is False and "base, eval would need more" in local["basis"]
 
 
 def test_plan_without_a_price_names_no_dollars(openrs: Openrs) -> None:

@@ -28,8 +28,18 @@ def test_instants_are_spread_evenly() -> None:
             assert len(mine) == count // 5 >= 10
             assert largest_gap([kill.share for kill in mine]) <= 5 / count + 1e-9
             assert {kill.power_cut for kill in mine} == {kill.supervisor for kill in mine} == {True, False}
+            kinds = [(kill.power_cut, kill.supervisor) for kill in mine]
+            assert all(len(set(kinds[turn : turn + 4])) == 4 for turn in range(len(kinds) - 3))
     assert len(spread(7)) == 7 and spread(0) == []
     assert not any(kill.power_cut for kill in spread(50, ranks=2))
+
+
+@pytest.mark.parametrize("count", range(2, 12))
+def test_about_half_of_a_few_kills_are_power_cuts_and_about_half_take_the_supervisor(count: int) -> None:
+    kills = spread(count)
+    for hit in (sum(kill.power_cut for kill in kills), sum(kill.supervisor for kill in kills)):
+        assert abs(hit - count / 2) <= 1
+    assert any(kill.power_cut for kill in kills)
 
 
 @pytest.fixture

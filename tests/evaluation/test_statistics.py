@@ -295,6 +295,21 @@ def test_the_detectable_gain_is_detected_so_often() -> None:
     assert np.mean(found) == pytest.approx(0.8, abs=0.03)
 
 
+def test_with_one_seed_a_side_the_detectable_gain_of_a_known_deviation_is_detected_so_often() -> None:
+    """As a report compares them: paired by problem."""
+    gain = ours.minimal_detectable_gain(math.sqrt(0.25 / 1000), 1, known=True)
+    assert gain == pytest.approx(2.8016 * math.sqrt(0.5 / 1000), rel=1e-4)
+    rng = np.random.default_rng(0)
+
+    def one_seed(accuracy: float) -> Floats:
+        return (rng.random((1, 1000)) < accuracy).astype(float)
+
+    found = [
+        ours.compare_paired(one_seed(0.5 + gain / 2), one_seed(0.5 - gain / 2), draws=999).p <= 0.05 for _ in range(400)
+    ]
+    assert np.mean(found) == pytest.approx(0.8, abs=0.06)
+
+
 def test_more_seeds_see_smaller_gains_and_one_sees_none() -> None:
     gains = [ours.minimal_detectable_gain(0.048, seeds) for seeds in (1, 2, 3, 10, 30)]
     assert gains[0] == math.inf and gains == sorted(gains, reverse=True)

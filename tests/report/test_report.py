@@ -18,7 +18,11 @@ from openrs.errors import BadInput
 from openrs.report.build import Part, build, report_json
 from openrs.report.export import csv_text, markdown
 from openrs.report.page import page, unbroken
+from openrs.report.table import samples_text
 from openrs.report.words import detail
+from openrs.runs.record import IMPORTED
+from openrs.spec.canonical import pretty
+from openrs.spec.load import load_evaluation, load_experiment, named_benchmarks
 from tests.cli.conftest import Openrs, Said, openrs  # noqa: F401
 from tests.report.runs import drawn, whole_run, write_cell
 
@@ -262,6 +266,64 @@ def test_an_empty_run_is_still_reported(tmp_path: Path) -> None:
     missing = " ".join(report.parts[0].missing)
     assert all(word in missing for word in ("spec.json", "lock.json", "ledger", "metrics.jsonl"))
     assert page(report) and markdown(report) and csv_text(report)
+
+
+def test_an_unfinished_run_says_what_is_missing(tmp_path: Path) -> None:
+    run = tmp_path / "mine"
+    whole_run(run, seeds=1, steps=(25,))
+    spec = ["training.steps=160", "training.beta=0", "evaluation.at_steps=[25, 50, 75]"]
+    (run / "spec.json").write_text(pretty(load_experiment("smoke", spec)))
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        del line["kl"]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_cell(run, 50, [1, 0] * 15, benchmark="sums-held-out")
+    missing = part(tmp_path).missing
+    assert "training has come to step 150 of 160" in missing
+    assert "no result of base model, step 25, step 75 on sums-held-out" in missing
+    assert not any("kl" in line for line in missing) and "entropy is not recorded" in missing
+    for step in (None, 25, 75):
+        write_cell(run, step, [1, 0] * 15, benchmark="sums-held-out")
+    (run / "spec.json").write_text(pretty(load_experiment("smoke", ["training.steps=150", *spec[1:]])))
+    assert not any("no result" in line or "has come to" in line for line in part(tmp_path).missing)
+    (run / "spec.json").write_text(
+        pretty(load_experiment("smoke", ["training.steps=150", "training.beta=0.04", *spec[2:]]))
+    )
+    assert "kl is not recorded" in part(tmp_path).missing
+
+
+def test_many_results_that_are_missing_are_a_line(tmp_path: Path) -> None:
+    whole_run(tmp_path / "mine", seeds=0)
+    steps = ", ".join(str(step) for step in range(10, 100, 10))
+    spec = load_experiment("exp3", ["training.steps=150", f"evaluation.at_steps=[{steps}]"])
+    (tmp_path / "mine" / "spec.json").write_text(pretty(spec))
+    assert "no result of base model, step 10 … step 90 (10) on any of 6 benchmarks" in part(tmp_path).missing
+
+
+def test_imported_results_and_examples_miss_nothing(tmp_path: Path) -> None:
+    whole_run(tmp_path / "mine", seeds=1, steps=(25,))
+    assert any("no result of" in line for line in part(tmp_path).missing)
+    (tmp_path / "mine" / IMPORTED).write_text("{}")
+    for name in ("mine", "example:open-rs"):
+        assert not any("no result of" in line or "has come to" in line for line in part(tmp_path, name).missing)
+
+
+def test_a_model_as_it_is_goes_by_its_name(tmp_path: Path) -> None:
+    """It is neither before anything nor the base of anything."""
+    run = tmp_path / "ev1"
+    write_cell(run, None, [1, 0] * 15, model={"name": "lab/model", "revision": "a" * 40})
+    raw = {
+        "name": "ev1",
+        "title": "x",
+        "model": {"type": "hub", "name": "lab/model", "revision": "a" * 40},
+        "evaluation": {"runner": "lighteval", "benchmarks": [*named_benchmarks(["aime24", "aime25"])]},
+    }
+    (run / "spec.json").write_text(pretty(load_evaluation(raw)))
+    whole_run(tmp_path / "mine", seeds=1, steps=(25,))
+    found = part(tmp_path, "ev1")
+    assert samples_text(found.measured).startswith("lab/model at aaaaaaaaaaaa: 1+1=?")
+    assert "no result of lab/model at aaaaaaaaaaaa on aime25" in found.missing
+    assert part(tmp_path, baseline="ev1").baseline == "ev1 (lab/model at aaaaaaaaaaaa)"
 
 
 # Time and money.

@@ -158,18 +158,25 @@ def _of_best(choose: Floats, estimate: Floats, rng: np.random.Generator) -> tupl
 
 
 def minimal_detectable_gain(
-    sd: float, seeds: int, baseline_seeds: int | None = None, power: float = 0.8, alpha: float = 0.05
+    sd: float,
+    seeds: int,
+    baseline_seeds: int | None = None,
+    power: float = 0.8,
+    alpha: float = 0.05,
+    *,
+    known: bool = False,
 ) -> float:
     """The least true gain that `seeds` seeds a side show on these problems with probability `power`.
 
     (t₁₋α/₂ + t_power) · sd · √(1/R₁ + 1/R₂) with R₁ + R₂ − 2 degrees of freedom (Lachin, Controlled Clinical Trials 2, 1981,
     93-113, equation 7, with t for z). `sd` is the deviation of one seed's score. Infinite with one seed a side: nothing then
-    tells the noise.
+    tells the noise. Unless it is `known` beforehand: then with z, as the equation stands there. Paired by problem, one seed a
+    side is tested so, for √(answers that changed)/n is its noise.
     """
     others = seeds if baseline_seeds is None else baseline_seeds
     if seeds < 1 or others < 1 or sd < 0 or not 0 < power < 1 or not 0 < alpha < 1:
         raise ValueError("needs a seed on each side, a deviation, and a power and an alpha between 0 and 1")
-    freedom = seeds + others - 2
+    freedom = math.inf if known else seeds + others - 2
     if freedom < 1:
         return math.inf
     quantiles = special.stdtrit(freedom, 1 - alpha / 2) + special.stdtrit(freedom, power)
