@@ -10,7 +10,7 @@ from typing import Any
 from openrs import plan as planning
 from openrs.engines import RemoteEngine, engine_for
 from openrs.errors import BadInput
-from openrs.launch import alone, send_more, spec_of
+from openrs.launch import alone, own_benchmarks, send_more, spec_of
 from openrs.runs import record
 from openrs.runs.directory import RunDirectory
 from openrs.runs.files import read_object
@@ -19,7 +19,7 @@ from openrs.spec.evaluation import ModelEvaluation
 from openrs.spec.experiment import Experiment, Spec
 from openrs.spec.load import load_evaluation, named_benchmarks, validate
 from openrs.spec.paths import shortened
-from openrs.stage import Cell, read_spec
+from openrs.stage import Cell
 from openrs.status import RunStatus, finished_cells, jobs, stage_states
 from openrs.training.checkpoint import MANIFEST
 
@@ -196,9 +196,7 @@ def land(runs: Path, known: record.Record, status: RunStatus | None = None) -> r
 def _landed(known: record.Record, spec: Spec, status: RunStatus | None) -> dict[int, list[Cell]]:
     """Step → its cells that have never been sent, of each step whose checkpoint is complete."""
     directory = RunDirectory(Path(known.dir))
-    # What `openrs eval` has added is for the checkpoints that it was asked for.
-    first = directory.submission(1) / "spec.json"  # an older openrs left none on Kubernetes
-    own = {benchmark.name for benchmark in (read_spec(first) if first.exists() else spec).evaluation.benchmarks}
+    own = own_benchmarks(known, spec)
     # Not by their paths: with another openrs a cell may have another one, and is the same cell.
     sent = {_key(cell) for one in known.submissions for stage in one.stages for cell in stage.cells}
     waiting: dict[int, list[Cell]] = {}

@@ -225,6 +225,12 @@ def spec_of(known: record.Record) -> Spec:
     return read_spec(newest if newest.exists() else directory.path / "spec.json")
 
 
+def own_benchmarks(known: record.Record, spec: Spec) -> set[str]:
+    """Names of those that a run began with: what `openrs eval` has added is for the checkpoints that it was asked for."""
+    first = RunDirectory(Path(known.dir)).submission(1) / "spec.json"  # an older openrs left none on Kubernetes
+    return {benchmark.name for benchmark in (read_spec(first) if first.exists() else spec).evaluation.benchmarks}
+
+
 def send_more(known: record.Record, runs: Path, spec: Spec, plan: planning.Plan) -> record.Record:
     """Sends another plan of a run. Raises BadInput and OpenRSError."""
     engine = engine_for(known.cluster)
@@ -256,8 +262,9 @@ def _remaining(spec: Spec, known: record.Record, infos: dict[str, JobInfo]) -> p
                 if current is not None:
                     wanted[current.path], stage_of[current.path] = current, sent.name
     steps = sorted(spec.evaluation.at_steps) if trained or not known.as_they_land else []
+    own = own_benchmarks(known, spec)
     for name, cells in (("base", planning.base_cells(spec)), ("eval", planning.cells(spec, steps))):
-        for cell in cells:
+        for cell in (cell for cell in cells if cell.benchmark in own):
             wanted.setdefault(cell.path, cell)
             stage_of.setdefault(cell.path, name)
     missing: dict[str, list[Cell]] = {}
