@@ -148,7 +148,9 @@ def test_more_benchmarks_of_a_trained_run(openrs: Openrs, record: Record, schedu
     assert openrs("resume", "mine").code == 0
     assert sent(workdir)["extra-2"] == [cell]
     newest = load(workdir / "runs", "mine").submissions[-1]
-    assert [stage.name for stage in newest.stages] == ["extra-2"], "for the checkpoint that it was asked for, and no other"
+    assert [stage.name for stage in newest.stages] == ["extra-2"], (
+        "for the checkpoint that it was asked for, and no other"
+    )
     own = json.loads((workdir / "runs" / "mine" / "spec.json").read_text())
     assert [one["name"] for one in own["evaluation"]["benchmarks"]] == ["sums-held-out"]
 
