@@ -62,8 +62,9 @@ def _png(title: str, lines: list[dict[str, Any]], results: Sequence[Measured]) -
                 window,
                 "training problems, one step",
             )
-        for color, benchmark in zip(HELD_OUT, dict.fromkeys(result.benchmark for result in results), strict=False):
-            found = [result for result in results if result.benchmark == benchmark]
+        kinds = dict.fromkeys(result.alike for result in results)
+        for color, alike in zip(HELD_OUT, kinds, strict=False):
+            found = [result for result in results if result.alike == alike]
             errors = [
                 [max(0.0, result.mean - result.new.low) for result in found],
                 [max(0.0, result.new.high - result.mean) for result in found],
@@ -75,7 +76,7 @@ def _png(title: str, lines: list[dict[str, Any]], results: Sequence[Measured]) -
                 fmt="o",
                 color=color,
                 capsize=3,
-                label=f"{benchmark}, 95 % interval",
+                label=f"{alike.title(kinds)}, 95 % interval",
             )
         axes[1].set_ylabel("accuracy")
         axes[1].set_ylim(-0.02, 1.02)

@@ -14,15 +14,16 @@ SAMPLE_LENGTH = 600
 
 def results_text(results: Sequence[Measured]) -> str:
     """The table that a person reads. The interval is for new problems like these."""
-    base = {result.benchmark: result.mean for result in results if result.step is None}
+    base = {result.alike: result.mean for result in results if result.step is None}
+    kinds = {result.alike for result in results}
     rows = []
     for result in results:
         gain = "-"
-        if result.step is not None and result.benchmark in base:
-            gain = f"{100 * (result.mean - base[result.benchmark]):+.1f}"
+        if result.step is not None and result.alike in base:
+            gain = f"{100 * (result.mean - base[result.alike]):+.1f}"
         rows.append(
             (
-                result.title,
+                result.alike.title(kinds),
                 result.name,
                 f"{len(result.seeds)} × {result.problems}",
                 _percent(result.mean),

@@ -79,6 +79,14 @@ def test_order_and_gain(tmp_path: Path) -> None:
     assert not any("+" in word for word in rows[0] + rows[1])  # no base model on that benchmark; itself
 
 
+def test_no_gain_over_a_base_model_on_other_hardware(tmp_path: Path) -> None:
+    for step, score, gpu in ((None, 0.3, "A"), (20, 0.5, "A"), (40, 0.6, "B")):
+        cell(tmp_path, step, score, hardware=gpu)
+    base, same, other = results_text(results(tmp_path)).splitlines()[1:]
+    assert "+20.0" in same and "+" not in base + other
+    assert "sums (A)" in base and "sums (A)" in same and "sums (B)" in other
+
+
 def test_what_is_not_a_finished_cell_is_no_result(tmp_path: Path) -> None:
     cell(tmp_path, 20, 0.4, state="failed")
     cell(tmp_path, 40, 0.4, n=0)
