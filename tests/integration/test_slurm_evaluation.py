@@ -55,8 +55,11 @@ def settings(data: Path) -> list[str]:
     ]
 
 
-def workers_on(task: int) -> list[int]:
-    """The process ids of the evaluation of a task of the array, the oldest first: its forks come after it."""
+def workers_on(task: int, directory: Path) -> list[int]:
+    """The process ids of the evaluation of a task of that run, the oldest first: its forks come after it.
+
+    Other tests may have evaluations of theirs on this machine.
+    """
     found = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -64,7 +67,8 @@ def workers_on(task: int) -> list[int]:
             started = int((process / "stat").read_text().rpartition(")")[2].split()[19])  # proc(5), starttime
         except OSError:
             continue
-        if b"openrs.evaluation" in words and words[words.index(b"--task") + 1] == str(task).encode():
+        ours = b"openrs.evaluation" in words and any(word.startswith(bytes(directory)) for word in words)
+        if ours and words[words.index(b"--task") + 1] == str(task).encode():
             found[int(process.name)] = started
     return sorted(found, key=found.__getitem__)
 
@@ -87,14 +91,14 @@ def test_60_cells(user: User, problem_sets: Path) -> None:
     survivors = [task for task in others if running[task] != node]
     # Held where it is, so that it cannot finish while the node goes; where all ran there, one that is started anew.
     if survivors:
-        killed = user.wait(lambda: workers_on(int(survivors[0])), 120, "a worker")[0]
+        killed = user.wait(lambda: workers_on(int(survivors[0]), directory), 120, "a worker")[0]
         os.kill(killed, signal.SIGSTOP)
         bed.kill_node(node, notice=True)
     else:
         bed.kill_node(node, notice=True)
-        user.wait(lambda: not workers_on(int(first)), 120, "end of the node's worker and its forks")
+        user.wait(lambda: not workers_on(int(first), directory), 120, "end of the node's worker and its forks")
         bed.start_node(node)
-        killed = user.wait(lambda: workers_on(int(first)), 300, "another worker")[0]
+        killed = user.wait(lambda: workers_on(int(first), directory), 300, "another worker")[0]
     assert len(done(directory)) < total, "in the middle"
     os.kill(killed, signal.SIGKILL)
     bed.start_node(node)
