@@ -282,11 +282,7 @@ def _remaining(spec: Spec, known: record.Record, infos: dict[str, JobInfo]) -> p
 
 
 def cancel(runs: Path, run: str) -> record.Record:
-    """Stops a run for good: asks, waits for the save, removes, and marks it.
-
-    The mark comes first where the jobs see it, so that nobody requeues them. Those of a remote engine do not, and of one that
-    refuses, the mark would hide how they end.
-    """
+    """Stops a run for good: marks it first, so that nobody requeues it, then asks, waits for the save, removes."""
     record.load(runs, run)
     with alone(runs, run):
         known = record.load(runs, run)
@@ -296,31 +292,25 @@ def cancel(runs: Path, run: str) -> record.Record:
         alive = {name: job for name, job in jobs(known).items() if not states[name].state.ended}
         if not alive:
             raise BadInput(f"run {run} has ended already; `openrs status {run}` says how")
-        sendings = {known.newest()[name][0] for name in alive}
+        new = {known.newest()[name][0] for name in alive}
+        new = {submission for submission in new if not directory.is_cancelled(submission)}
         grace = spec_of(known).recovery.grace_seconds
-        if not isinstance(engine, RemoteEngine):
-            _mark_cancelled(directory, sendings, runs)
-            engine.cancel(list(alive.values()), grace)
-            return known
-        removed = True
+        remote = isinstance(engine, RemoteEngine)
         try:
-            # Also what earlier sendings have left is an object there that somebody must remove.
-            engine.cancel(all_jobs(known), grace)
+            for submission in new:
+                directory.cancel(submission)
+        except OSError as error:
+            raise _unwritable(runs, error) from None
+        try:
+            # There, also what earlier sendings have left is an object that somebody must remove.
+            engine.cancel(all_jobs(known) if remote else list(alive.values()), grace)
         except OpenRSError as error:
-            removed = isinstance(error, StillStopping)
+            if remote and not isinstance(error, StillStopping):
+                # Its pods go on and never saw the mark, which would hide how they end.
+                for submission in new:
+                    directory.cancel_marker(submission).unlink(missing_ok=True)
             raise
-        finally:
-            if removed:  # also where somebody does not wait for the end
-                _mark_cancelled(directory, sendings, runs)
         return known
-
-
-def _mark_cancelled(directory: RunDirectory, sendings: set[int], runs: Path) -> None:
-    try:
-        for submission in sendings:
-            directory.cancel(submission)
-    except OSError as error:
-        raise _unwritable(runs, error) from None
 
 
 def _send(engine: Engine, artifacts: Artifacts, spec: Spec, known: record.Record, runs: Path) -> record.Record:

@@ -139,8 +139,8 @@ class Engine(Protocol):
     def cancel(self, jobs: list[Job], grace: int) -> None:
         """Asks the jobs to stop, waits up to `grace` seconds for their saves, then removes them.
 
-        Unless the engine is a remote one, the caller has written the cancel marker before, so nobody requeues them. Raises
-        StillStopping where they are removed but go on, and OpenRSError where they may not be removed.
+        The caller has written the cancel marker before, so nobody requeues them. Raises StillStopping where they are removed
+        but go on, and OpenRSError where they may not be removed.
         """
 
 

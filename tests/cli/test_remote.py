@@ -10,6 +10,7 @@ import pytest
 
 from openrs.engines import JobInfo, JobState, StillStopping
 from openrs.errors import OpenRSError
+from openrs.runs.directory import RunDirectory
 from openrs.runs.record import Record, load
 from tests.cli.conftest import Openrs, Said
 from tests.cli.fake import FakeRemoteEngine, Pod, Scheduler
@@ -343,6 +344,7 @@ def test_a_cancel_that_is_refused_does_not_hide_how_the_run_ends(
     state: str,
 ) -> None:
     def cancel(self: FakeRemoteEngine, jobs: list[object], grace: int) -> None:
+        assert RunDirectory(Path(record.dir)).is_cancelled(1), "who watches is not told that the Jobs are lost"
         if error is not None:
             raise error
 
