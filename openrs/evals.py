@@ -21,7 +21,7 @@ from openrs.spec.load import load_evaluation, named_benchmarks, validate
 from openrs.spec.paths import shortened
 from openrs.stage import Cell
 from openrs.status import RunStatus, finished_cells, jobs, stage_states
-from openrs.training.checkpoint import MANIFEST
+from openrs.training.checkpoint import complete_in
 
 BASE = "base"
 """Says the base model where a checkpoint is named."""
@@ -106,7 +106,7 @@ def _step(known: record.Record, spec: Spec, name: str) -> int | None:
     remote = isinstance(engine_for(known.cluster), RemoteEngine)
     there = sorted(spec.evaluation.at_steps)
     if not remote:
-        there = sorted({*there} & {*complete_steps(directory)})
+        there = sorted({*there} & {*_complete_steps(directory)})
     if match is None or int(match[1]) not in there:
         names = ", ".join([BASE, *map(planning.checkpoint_id, there)])
         why = "" if there or not isinstance(spec, Experiment) else "; no checkpoint of evaluation.at_steps is complete"
@@ -114,13 +114,12 @@ def _step(known: record.Record, spec: Spec, name: str) -> int | None:
     return int(match[1])
 
 
-def complete_steps(directory: RunDirectory) -> list[int]:
-    """Steps of the checkpoints that have their manifest, ascending."""
+def _complete_steps(directory: RunDirectory) -> list[int]:
+    """Steps of the checkpoints that are complete; none while the storage does not answer."""
     try:
-        found = [path for path in directory.checkpoints.iterdir() if (path / MANIFEST).is_file()]
+        return complete_in(directory.checkpoints)
     except OSError:
         return []
-    return sorted(int(match[1]) for path in found if (match := _STEP.fullmatch(path.name)))
 
 
 def model_evaluation(
@@ -197,11 +196,12 @@ def _landed(known: record.Record, spec: Spec, status: RunStatus | None) -> dict[
     """Step → its cells that have never been sent, of each step whose checkpoint is complete."""
     directory = RunDirectory(Path(known.dir))
     own = own_benchmarks(known, spec)
-    # Not by their paths: with another openrs a cell may have another one, and is the same cell.
-    sent = {_key(cell) for one in known.submissions for stage in one.stages for cell in stage.cells}
+    every = [cell for one in known.submissions for stage in one.stages for cell in stage.cells]
+    # As they would be sent now: with another openrs a cell may have another path, and is the same cell.
+    sent = {now.path for cell in every if (now := planning.current_cell(spec, cell)) is not None}
     waiting: dict[int, list[Cell]] = {}
     for step in sorted(spec.evaluation.at_steps):
-        cells = [cell for cell in planning.cells(spec, [step]) if cell.benchmark in own and _key(cell) not in sent]
+        cells = [cell for cell in planning.cells(spec, [step]) if cell.benchmark in own and cell.path not in sent]
         if cells:
             waiting[step] = cells
     if not waiting:
@@ -212,9 +212,5 @@ def _landed(known: record.Record, spec: Spec, status: RunStatus | None) -> dict[
             return {}
         over = any(stage.name == "train" and stage.state == "SUCCEEDED" for stage in status.stages)
         return {step: cells for step, cells in waiting.items() if over or status.saved >= step}
-    there = set(complete_steps(directory))
+    there = set(_complete_steps(directory))
     return {step: cells for step, cells in waiting.items() if step in there}
-
-
-def _key(cell: Cell) -> tuple[int | None, str, int]:
-    return cell.step, cell.benchmark, cell.seed

@@ -292,8 +292,8 @@ def cancel(runs: Path, run: str) -> record.Record:
         alive = {name: job for name, job in jobs(known).items() if not states[name].state.ended}
         if not alive:
             raise BadInput(f"run {run} has ended already; `openrs status {run}` says how")
-        new = {known.newest()[name][0] for name in alive}
-        new = {submission for submission in new if not directory.is_cancelled(submission)}
+        newest = known.newest()
+        new = {newest[name][0] for name in alive if not directory.is_cancelled(newest[name][0])}
         grace = spec_of(known).recovery.grace_seconds
         remote = isinstance(engine, RemoteEngine)
         try:

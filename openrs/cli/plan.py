@@ -123,7 +123,7 @@ def estimates(spec: Spec, cluster: Cluster) -> dict[str, Any] | None:
     layout = experiment.generation.layout if experiment.generation.type == "vllm" else None
     price = cluster.price_per_gpu_hour
     found = steps(experiment, shape, gpu) if gpu else []
-    own = [step.total for step in found if step.name.startswith(f"layout {layout}:")]
+    own = [step.total for step in found if layout and step.layout == layout]
     modelled = [
         {
             "name": step.name,

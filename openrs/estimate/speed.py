@@ -53,6 +53,8 @@ class Step:
     name: str
     generation: float
     learning: float
+    layout: str | None = None
+    """`generation.layout` of a spec that makes it."""
 
     @property
     def total(self) -> float:
@@ -78,10 +80,10 @@ def steps(experiment: Experiment, shape: Shape, gpu: Gpu) -> list[Step]:
         learning = _learning(experiment, shape, gpu, total / (gpus - 1))
         found.append(Step(f"as shipped: {rounds} generations a step, {gpus - 1} + 1 GPUs", upstream, learning))
         once = _generation(experiment, shape, gpu, total)
-        found.append(Step(f"layout server: one generation, {gpus - 1} + 1 GPUs", once, learning))
+        found.append(Step(f"layout server: one generation, {gpus - 1} + 1 GPUs", once, learning, "server"))
     each = _generation(experiment, shape, gpu, math.ceil(total / gpus))
     learning = _learning(experiment, shape, gpu, total / gpus)
-    return [*found, Step(f"layout colocate: one generation on all {gpus} GPUs", each, learning)]
+    return [*found, Step(f"layout colocate: one generation on all {gpus} GPUs", each, learning, "colocate")]
 
 
 def _generation(experiment: Experiment, shape: Shape, gpu: Gpu, sequences: int) -> float:

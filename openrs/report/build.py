@@ -177,9 +177,8 @@ def _part(source: Source, given: Baseline | None, checkpoint: str | None, pool: 
     history = read_history(source.directory) if source.directory else History()
     measured = _measured(found, history, pool)
     missing = list(found.aside)
-    if (
-        source.directory is not None and not (source.directory / record.IMPORTED).is_file()
-    ):  # neither an example nor imported
+    imported = source.directory is not None and (source.directory / record.IMPORTED).is_file()
+    if source.directory is not None and not imported:
         missing += [*history.missing, *without_result(source.directory, measured)]
     chosen, how = _chosen(measured, source, checkpoint)
     name, base = given or ((NO_BASE, {}) if history.untrained else _own(measured, source))

@@ -135,12 +135,13 @@ def cell(content: Any, run: str) -> CellResult | str:
         shares,
         word(data, "sha256"),
         word(content, "hardware"),
-        _named(model),
+        named(model),
         {name: content[name] for name in SHOWN if content.get(name) is not None},
     )
 
 
-def _named(model: dict[str, Any]) -> str | None:
+def named(model: dict[str, Any]) -> str | None:
+    """What people call a model that has `name` and perhaps `revision`."""
     name, revision = word(model, "name"), word(model, "revision")
     return f"{name} at {revision[:12]}" if name is not None and revision else name
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from openrs import plan as planning
 from openrs.errors import BadInput
+from openrs.report.cells import named
 from openrs.report.measure import Measured
 from openrs.runs import completions
 from openrs.runs.directory import RunDirectory
@@ -132,8 +133,7 @@ def without_result(directory: Path, measured: Sequence[Measured]) -> list[str]:
     models = {planning.model_id(model): "base model" for model in spec.models}
     if not isinstance(spec, Experiment):
         for model in spec.models:
-            name = f"{model.name} at {model.revision[:12]}" if model.type == "hub" else model.path
-            models[planning.model_id(model)] = name
+            models[planning.model_id(model)] = model.path if model.type == "path" else str(named(model.model_dump()))
     # A base model has one name, however its revision was written; models as they are go by theirs.
     single = len(spec.models) == 1
     there = {("" if single and one.step is None else one.checkpoint, one.benchmark) for one in measured}

@@ -53,15 +53,11 @@ class Measured:
     series: str
     checkpoint: str
     step: int | None
-    benchmark: str
-    settings: str
     hardware: str | None
     """None where it is not recorded."""
     model: str | None
     seeds: list[int]
     scores: list[float]
-    problems: int
-    data: str | None
     outcomes: NDArray[np.float64] | None
     """(seeds, problems), where every seed has them."""
     mean: float
@@ -72,6 +68,21 @@ class Measured:
     alike: Alike
     label: str | None = None
     """What to call a model of which no base model is known."""
+
+    @property
+    def benchmark(self) -> str:
+        """Its id."""
+        return self.alike.benchmark
+
+    @property
+    def settings(self) -> str:
+        """Hash of how it was evaluated."""
+        return self.alike.settings
+
+    @property
+    def problems(self) -> int:
+        """How many."""
+        return self.alike.problems
 
     @property
     def title(self) -> str:
@@ -191,14 +202,10 @@ def _measured(
         first.series,
         first.checkpoint,
         first.step,
-        first.benchmark,
-        first.settings,
         " + ".join(hardware) or None,
         first.model,
         [cell.seed for cell in group],
         scores,
-        first.problems,
-        first.data,
         matrix,
         mean,
         sd,

@@ -151,7 +151,7 @@ def _obstacle(ours: Measured, base: Measured, pool: bool) -> str | None:
     if base.problems != ours.problems:
         less = "fewer" if base.problems < ours.problems else "more"
         return f"which was evaluated on {less} problems ({base.problems}, ours {ours.problems})"
-    if base.data and ours.data and base.data != ours.data:
+    if base.alike.data and ours.alike.data and base.alike.data != ours.alike.data:
         return "since the data set changed between the two evaluations"
     if base.settings != ours.settings and ours.run == base.run:
         return "which was sampled with other settings"
@@ -166,7 +166,12 @@ def _measured(ours: Measured, base: Measured) -> tuple[st.Comparison, st.Compari
         notes.append("the two runs sampled with other settings or code")
     if not (base.hardware and ours.hardware):
         notes.append("hardware not recorded")
-    if ours.outcomes is not None and base.outcomes is not None and ours.data == base.data and ours.data:
+    if (
+        ours.outcomes is not None
+        and base.outcomes is not None
+        and ours.alike.data == base.alike.data
+        and ours.alike.data
+    ):
         paired = st.compare_paired(ours.outcomes, base.outcomes)
         return paired, st.compare_sampling(ours.outcomes, base.outcomes), "; ".join(notes)
     notes.append("outcomes by problem are not recorded, so problems cannot be paired")

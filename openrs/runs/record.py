@@ -122,9 +122,9 @@ def load(runs: Path, run: str) -> Record:
         raise BadInput(
             f"run id {shortened(run)!r} is not one: small letters, digits and '-', at most 32, starting with a letter"
         )
-    if os.path.lexists(runs / run / IMPORTED) and not os.path.lexists(runs / run / RECORD):
-        raise BadInput(f"run {run} was imported and never sent; `openrs report {run}` shows what it holds")
     if not os.path.lexists(runs / run / RECORD):
+        if os.path.lexists(runs / run / IMPORTED):
+            raise BadInput(f"run {run} was imported and never sent; `openrs report {run}` shows what it holds")
         known = run_names(runs)
         hint = nearest(run, known) or ("; `openrs status` shows all" if known else "; there are no runs yet")
         raise BadInput(f"run {run!r} does not exist below {runs}{hint}")

@@ -93,10 +93,9 @@ def steps_in(checkpoints: Path) -> list[int]:
     return sorted(int(match[1]) for match in matches if match)
 
 
-def kept_in(checkpoints: Path, newest: int) -> list[int]:
-    """Steps up to `newest` of the checkpoints that have a manifest, ascending."""
-    present = [step for step in steps_in(checkpoints) if step <= newest]
-    return [step for step in present if (checkpoints / f"step-{step:06d}" / MANIFEST).exists()]
+def complete_in(checkpoints: Path) -> list[int]:
+    """Steps of the checkpoints that have a manifest, ascending."""
+    return [step for step in steps_in(checkpoints) if (checkpoints / f"step-{step:06d}" / MANIFEST).exists()]
 
 
 def verify(directory: Path, checksums: Callable[[str], bool] = lambda name: True) -> dict[str, Any]:
@@ -258,7 +257,8 @@ def prune(checkpoints: Path, newest: int, keep: int, always: list[int]) -> list[
     Call it when the checkpoint of `newest` is complete. Invalid ones do not count as kept.
     """
     present = [step for step in steps_in(checkpoints) if step <= newest]
-    kept = {*kept_in(checkpoints, newest)[-keep:], *always, newest}
+    complete = [step for step in complete_in(checkpoints) if step <= newest]
+    kept = {*complete[-keep:], *always, newest}
     removed = [step for step in present if step not in kept]
     for step in removed:
         # Out of sight first: a removal that is cut short must not leave half a checkpoint under its name.

@@ -164,7 +164,7 @@ class Saving:
         checkpoint.prune(
             self._run.checkpoints, step, self._experiment.checkpoint.keep, self._experiment.evaluation.at_steps
         )
-        left = checkpoint.kept_in(self._run.checkpoints, step)
+        left = [number for number in checkpoint.complete_in(self._run.checkpoints) if number <= step]
         journal.prune(self._run.journal, min(left[-self._experiment.checkpoint.keep :]))
 
 

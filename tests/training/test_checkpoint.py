@@ -20,7 +20,7 @@ from openrs.training.checkpoint import (
     Identity,
     Invalid,
     clean,
-    kept_in,
+    complete_in,
     newest_valid,
     place,
     prune,
@@ -128,11 +128,11 @@ def test_what_is_damaged_does_not_count_as_kept(tmp_path: Path) -> None:
     (save(tmp_path, 20) / "model.safetensors").write_bytes(b"broken")
     found, rejected = newest_valid(tmp_path, OURS)
     assert found is not None and found.step == 10
-    assert set_aside(tmp_path, rejected) == [] and kept_in(tmp_path, 99) == [10]
+    assert set_aside(tmp_path, rejected) == [] and complete_in(tmp_path) == [10]
     for step, removed in ((17, []), (23, [10, 20])):
         save(tmp_path, step)
         assert prune(tmp_path, step, keep=2, always=[]) == removed
-    assert kept_in(tmp_path, 99) == [17, 23]
+    assert complete_in(tmp_path) == [17, 23]
 
 
 def test_of_another_world_is_refused(tmp_path: Path) -> None:
